@@ -1,0 +1,1 @@
+//! Checkpoints as directories: a versioned manifest, hashed safetensors files, atomic commit.

@@ -1,0 +1,1 @@
+//! How good a language model is: perplexity, bits per byte, multiple choice, continuation, a byte n-gram to compare with.

@@ -1,0 +1,1 @@
+//! Text from a LLaMA: sampling, the decode loop, streaming.

@@ -1,0 +1,1 @@
+//! Fused operators for LLaMA training on Burn, with hand-written backward passes and composed references.

@@ -1,0 +1,1 @@
+//! Tokenizers for LLaMA: load SentencePiece and Hugging Face files, train BPE, encode and decode in parallel.

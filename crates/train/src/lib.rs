@@ -1,0 +1,1 @@
+//! The training program as a library: configuration, plan, step, loop, metrics, run directories.
