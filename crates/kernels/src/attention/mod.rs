@@ -1,0 +1,3 @@
+//! Causal grouped-query attention.
+
+pub(crate) mod reference;

@@ -1,0 +1,3 @@
+//! Cross-entropy.
+
+pub(crate) mod reference;

@@ -1,0 +1,3 @@
+//! RMSNorm over the last dim.
+
+pub(crate) mod reference;
