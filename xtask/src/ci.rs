@@ -37,7 +37,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         let start = Instant::now();
         let result = (step.run)(&ci);
         if let Err(error) = &result {
-            eprintln!("error: {}: {error:#}", step.name);
+            eprintln!("error: {}: {}", step.name, crate::message(error));
         }
         rows.push((step.name, start.elapsed().as_secs_f64(), result.is_ok()));
     }

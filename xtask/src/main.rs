@@ -58,7 +58,36 @@ fn main() -> ExitCode {
         Command::Caravan(words) => launch::run(&words),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+        eprintln!("error: {}", message(&error));
         ExitCode::FAILURE
     })
+}
+
+/// The causes on one line, and below it the `help:` of whichever has one.
+fn message(error: &anyhow::Error) -> String {
+    let mut causes = Vec::new();
+    let mut help = None;
+    for cause in error.chain().map(ToString::to_string) {
+        match cause.split_once("\nhelp: ") {
+            Some((cause, advice)) => {
+                causes.push(cause.to_owned());
+                help = help.or(Some(advice.to_owned()));
+            }
+            None => causes.push(cause),
+        }
+    }
+    let help = help.map(|help| format!("\nhelp: {help}")).unwrap_or_default();
+    causes.join(": ") + &help
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    #[test]
+    fn the_help_comes_last() {
+        let error = anyhow!("exit code 1").context("installing cmake\nhelp: run `x`");
+        assert_eq!(super::message(&error), "installing cmake: exit code 1\nhelp: run `x`");
+        assert_eq!(super::message(&anyhow!("a").context("b")), "b: a");
+    }
 }
