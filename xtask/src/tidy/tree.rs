@@ -140,7 +140,7 @@ fn is_outside_address(c: char) -> bool {
     !(c.is_ascii_alphanumeric() || matches!(c, '@' | '.' | '_' | '-' | '+'))
 }
 
-/// `name@host.tld`
+/// A name, `@`, a host with a dot in it.
 fn is_address(word: &str) -> bool {
     let Some((name, host)) = word.split_once('@') else { return false };
     let Some((domain, top)) = host.trim_end_matches('.').rsplit_once('.') else { return false };
