@@ -1,1 +1,64 @@
 //! LLaMA 1 to 3.2 on Burn: configuration, presets, segments, KV cache, Hugging Face weights in and out.
+//!
+//! ```text
+//! tokens [b, s] --> Embed --> Block 0 --> ... --> Block n-1 --> Head --> logits [b, s, vocab_size]
+//!                     |                                          ^
+//!                     +----------- weight, when tied ------------+
+//! ```
+//!
+//! [`Llama`] is a list of segments that an executor may run one by one, each on its own graph; by itself it runs a whole
+//! forward and backward. [`Forward`] is what evaluation and generation see of a model.
+//!
+//! ```
+//! use burn::tensor::{Int, Tensor};
+//! use caravan_model::{Forward, Kernels, Llama, device, preset};
+//!
+//! # fn main() -> Result<(), caravan_model::ModelError> {
+//! let device = device::parse("flex")?;
+//! let model = Llama::init(&preset("tiny")?, 0, Kernels::Fused, &device)?;
+//! let tokens = Tensor::<2, Int>::from_data([[1, 2, 3]], &device);
+//! assert_eq!(model.logits(tokens, None).dims(), [1, 3, 512]);
+//! # Ok(())
+//! # }
+//! ```
+
+mod block;
+mod cache;
+mod config;
+pub mod device;
+mod embed;
+mod error;
+mod forward;
+mod head;
+pub mod init;
+mod layers;
+mod llama;
+pub mod params;
+mod philox;
+mod presets;
+mod region;
+mod rope;
+mod weights;
+
+// The configuration and the names of known ones.
+pub use config::{LlamaConfig, ParamInfo, RopeScaling};
+pub use presets::{PRESETS, preset};
+// The model, whole and in segments.
+pub use block::Block;
+pub use caravan_kernels::Kernels;
+pub use embed::Embed;
+pub use head::Head;
+pub use layers::{Linear, Norm};
+pub use llama::Llama;
+pub use region::{Local, Region};
+pub use rope::{RopeTables, frequencies};
+// Reading it.
+pub use cache::KvCache;
+pub use forward::{Forward, Positions};
+// Hugging Face directories.
+pub use weights::{
+    LoadReport, MAX_SHARD_BYTES, SaveReport, SpecialIds, WeightDtype, load_hf, save_hf,
+    save_hf_sharded,
+};
+
+pub use error::ModelError;

@@ -1,0 +1,142 @@
+//! The repeated segment: attention and feed-forward, each behind a norm and added to the residual stream.
+
+use std::sync::Arc;
+
+use burn::module::Module;
+use burn::tensor::{Int, Tensor};
+use caravan_kernels::Kernels;
+
+use crate::cache::LayerCache;
+use crate::layers::{Linear, Norm};
+use crate::{Local, Region, RopeTables};
+
+/// One transformer block.
+///
+/// # Reference
+/// Touvron et al., "LLaMA", 2023, section 2.2: pre-norm, rotary embedding, SwiGLU; grouped-query attention from LLaMA 2.
+#[derive(Module, Debug)]
+pub struct Block {
+    /// Before attention.
+    pub attention_norm: Norm,
+    /// `[d_model, n_heads * head_dim]`
+    pub wq: Linear,
+    /// `[d_model, n_kv_heads * head_dim]`
+    pub wk: Linear,
+    /// `[d_model, n_kv_heads * head_dim]`
+    pub wv: Linear,
+    /// `[n_heads * head_dim, d_model]`
+    pub wo: Linear,
+    /// Before the feed-forward.
+    pub ffn_norm: Norm,
+    /// `[d_model, d_ff]`
+    pub w_gate: Linear,
+    /// `[d_model, d_ff]`
+    pub w_up: Linear,
+    /// `[d_ff, d_model]`
+    pub w_down: Linear,
+    rope: RopeTables,
+    #[module(skip)]
+    pub(crate) context: Context,
+}
+
+/// What a block needs beside its weights. Not part of a checkpoint.
+#[derive(Clone, Debug)]
+pub(crate) struct Context {
+    pub(crate) head_dim: usize,
+    pub(crate) kernels: Kernels,
+    pub(crate) region: Arc<dyn Region>,
+}
+
+/// The weights of a block, in visit order.
+#[derive(Debug)]
+pub(crate) struct BlockWeights {
+    pub(crate) attention_norm: Norm,
+    pub(crate) attention: [Linear; 4],
+    pub(crate) ffn_norm: Norm,
+    pub(crate) ffn: [Linear; 3],
+}
+
+impl Block {
+    pub(crate) fn new(
+        weights: BlockWeights,
+        rope: RopeTables,
+        head_dim: usize,
+        kernels: Kernels,
+    ) -> Self {
+        let BlockWeights { attention_norm, attention, ffn_norm, ffn } = weights;
+        let ([wq, wk, wv, wo], [w_gate, w_up, w_down]) = (attention, ffn);
+        let context = Context { head_dim, kernels, region: Arc::new(Local) };
+        Self { attention_norm, wq, wk, wv, wo, ffn_norm, w_gate, w_up, w_down, rope, context }
+    }
+
+    /// The block over whole sequences that start at position 0.
+    ///
+    /// # Shapes
+    /// - x: `[b, s, d_model]`
+    /// - document_starts: `[b, s]`, the first position that each one attends to; without it, 0
+    /// - returns `[b, s, d_model]`
+    ///
+    /// # Panics
+    /// If `s` exceeds the model's `max_seq_len`.
+    pub fn forward(&self, x: Tensor<3>, document_starts: Option<Tensor<2, Int>>) -> Tensor<3> {
+        let n = self.context.region.enter(self.normed_for_attention(&x));
+        let (q, k, v) = self.query_key_value(n, 0);
+        let mixed = self.context.kernels.attention(q, k, v, document_starts);
+        self.feed_forward(self.add_attention(x, mixed))
+    }
+
+    /// The block over the next positions of sequences whose earlier keys and values lie in `cache`, to which those of
+    /// `x` are added.
+    ///
+    /// # Shapes
+    /// - x and the result: `[b, s, d_model]`
+    pub(crate) fn extend(&self, x: Tensor<3>, cache: &mut LayerCache, start: usize) -> Tensor<3> {
+        let n = self.context.region.enter(self.normed_for_attention(&x));
+        let (q, k, v) = self.query_key_value(n, start);
+        let (k, v) = cache.append(k, v, start);
+        let mixed = self.context.kernels.attention(q, k, v, None);
+        self.feed_forward(self.add_attention(x, mixed))
+    }
+
+    /// Key and value heads that are here.
+    pub(crate) fn n_local_kv_heads(&self) -> usize {
+        self.wk.d_out() / self.context.head_dim
+    }
+
+    fn normed_for_attention(&self, x: &Tensor<3>) -> Tensor<3> {
+        self.attention_norm.forward(self.context.kernels, x.clone())
+    }
+
+    /// Heads of the positions from `start` on, queries and keys turned by their angle; views, not copies, of what the
+    /// matrix products wrote.
+    fn query_key_value(&self, n: Tensor<3>, start: usize) -> (Tensor<4>, Tensor<4>, Tensor<4>) {
+        let Context { head_dim, kernels, .. } = self.context;
+        let [b, s, _] = n.dims();
+        let heads = |x: Tensor<3>| {
+            let n_heads = x.dims()[2] / head_dim;
+            x.reshape([b, s, n_heads, head_dim]).swap_dims(1, 2) // [b, heads, s, head_dim]
+        };
+        let q = heads(self.wq.forward(n.clone()));
+        let k = heads(self.wk.forward(n.clone()));
+        let v = heads(self.wv.forward(n));
+        let (cos, sin) = self.rope.rows(start, s);
+        (kernels.rope(q, cos.clone(), sin.clone()), kernels.rope(k, cos, sin), v)
+    }
+
+    /// `x + exit(mixed * wo)`.
+    fn add_attention(&self, x: Tensor<3>, mixed: Tensor<4>) -> Tensor<3> {
+        let [b, n_heads, s, head_dim] = mixed.dims();
+        // The attention kernel writes memory in the order [b, s, heads, head_dim], so merging copies nothing.
+        let merged = mixed.swap_dims(1, 2).reshape([b, s, n_heads * head_dim]);
+        x + self.context.region.exit(self.wo.forward(merged))
+    }
+
+    /// `x + exit((silu(n * w_gate) * (n * w_up)) * w_down)`.
+    fn feed_forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let Context { kernels, region, .. } = &self.context;
+        let n = region.enter(self.ffn_norm.forward(*kernels, x.clone()));
+        let gate = self.w_gate.forward(n.clone());
+        let up = self.w_up.forward(n);
+        x + region.exit(self.w_down.forward(kernels.swiglu(gate, up)))
+    }
+}

@@ -1,0 +1,113 @@
+//! What everyone who reads a model needs of it: logits, losses, and decoding with a cache.
+
+use std::fmt::Debug;
+
+use burn::tensor::{Device, Int, Tensor};
+
+use crate::{KvCache, Llama, LlamaConfig};
+
+/// Which positions' logits [`Forward::extend`] returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Positions {
+    /// Of every token given.
+    All,
+    /// Of the last token alone: all that decoding needs.
+    Last,
+}
+
+/// A model that can be read, whole or sharded over ranks.
+///
+/// For measuring and generating: pass a plain model (`model.valid()`), or graphs pile up. Tokens and targets live on
+/// [`device`](Self::device). Methods panic for ids outside the vocabulary and for more than `max_seq_len` positions, as Burn
+/// does for wrong shapes; callers check what users give.
+pub trait Forward: Debug {
+    /// The model's configuration.
+    fn config(&self) -> &LlamaConfig;
+
+    /// Where tokens must lie.
+    fn device(&self) -> Device;
+
+    /// Logits of the next token at every position.
+    ///
+    /// # Shapes
+    /// - tokens: `[b, s]`
+    /// - document_starts: `[b, s]`, the first position each one attends to; without it, 0
+    /// - returns `[b, s, vocab_size]`
+    fn logits(&self, tokens: Tensor<2, Int>, document_starts: Option<Tensor<2, Int>>) -> Tensor<3>;
+
+    /// Each target's negative log-probability in nats, 0 where ignored; the logits never exist all at once.
+    ///
+    /// # Shapes
+    /// - tokens, document_starts: as for [`logits`](Self::logits)
+    /// - targets: `[b, s]`, -1 where ignored
+    /// - returns `[b, s]`
+    fn token_losses(
+        &self,
+        tokens: Tensor<2, Int>,
+        targets: Tensor<2, Int>,
+        document_starts: Option<Tensor<2, Int>>,
+    ) -> Tensor<2>;
+
+    /// An empty cache for `batch` sequences of up to `capacity` positions.
+    ///
+    /// # Panics
+    /// If `capacity` exceeds the model's `max_seq_len`.
+    fn new_cache(&self, batch: usize, capacity: usize) -> KvCache;
+
+    /// Logits after more tokens of the sequences in `cache`, which grows by them: a prompt at first, then token by token.
+    ///
+    /// # Shapes
+    /// - tokens: `[b, s]`
+    /// - returns `[b, s, vocab_size]`, or `[b, 1, vocab_size]` for [`Positions::Last`]
+    ///
+    /// # Panics
+    /// If the cache has no room for `s` more positions, or is for another number of sequences.
+    fn extend(&self, tokens: Tensor<2, Int>, cache: &mut KvCache, which: Positions) -> Tensor<3>;
+}
+
+impl Forward for Llama {
+    fn config(&self) -> &LlamaConfig {
+        self.config()
+    }
+
+    fn device(&self) -> Device {
+        self.device()
+    }
+
+    fn logits(&self, tokens: Tensor<2, Int>, document_starts: Option<Tensor<2, Int>>) -> Tensor<3> {
+        self.head.forward(self.hidden(tokens, document_starts), self.tied_weight())
+    }
+
+    fn token_losses(
+        &self,
+        tokens: Tensor<2, Int>,
+        targets: Tensor<2, Int>,
+        document_starts: Option<Tensor<2, Int>>,
+    ) -> Tensor<2> {
+        self.head.token_losses(self.hidden(tokens, document_starts), targets, self.tied_weight())
+    }
+
+    fn new_cache(&self, batch: usize, capacity: usize) -> KvCache {
+        let LlamaConfig { max_seq_len, head_dim, .. } = *self.config();
+        assert!(
+            capacity <= max_seq_len,
+            "a cache of {capacity} positions exceeds max_seq_len = {max_seq_len}"
+        );
+        let heads = self.blocks.iter().map(|block| block.n_local_kv_heads());
+        KvCache::new(heads, head_dim, batch, capacity, &self.device())
+    }
+
+    fn extend(&self, tokens: Tensor<2, Int>, cache: &mut KvCache, which: Positions) -> Tensor<3> {
+        let [b, s] = tokens.dims();
+        let start = cache.start(b, s);
+        let mut x = self.embed.forward(tokens);
+        for (block, layer) in self.blocks.iter().zip(&mut cache.layers) {
+            x = block.extend(x, layer, start);
+        }
+        cache.advance(s);
+        if which == Positions::Last {
+            x = x.narrow(1, s - 1, 1);
+        }
+        self.head.forward(x, self.tied_weight())
+    }
+}

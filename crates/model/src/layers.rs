@@ -1,0 +1,50 @@
+//! The two layers that hold weights inside a segment: a linear map without bias and an RMS norm.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Tensor, module};
+use caravan_kernels::Kernels;
+
+/// `x * weight`, without bias.
+#[derive(Module, Debug)]
+pub struct Linear {
+    /// `[d_in, d_out]`: the transpose of PyTorch's.
+    pub weight: Param<Tensor<2>>,
+}
+
+impl Linear {
+    /// One matrix product for all leading dims.
+    ///
+    /// # Shapes
+    /// - x: `[b, s, d_in]`
+    /// - returns `[b, s, d_out]`
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        module::linear(x, self.weight.val(), None)
+    }
+
+    /// Width of the output, as the weight has it here (a shard may be narrower than the configuration says).
+    pub fn d_out(&self) -> usize {
+        self.weight.val().dims()[1]
+    }
+}
+
+/// Root mean square norm with a learned gain.
+#[derive(Module, Debug)]
+pub struct Norm {
+    /// The gain, `[d_model]`.
+    pub weight: Param<Tensor<1>>,
+    #[module(skip)]
+    eps: f64,
+}
+
+impl Norm {
+    /// A norm from its gain.
+    pub fn new(weight: Param<Tensor<1>>, eps: f64) -> Self {
+        Self { weight, eps }
+    }
+
+    /// # Shapes
+    /// - x and the result: `[b, s, d_model]`
+    pub fn forward(&self, kernels: Kernels, x: Tensor<3>) -> Tensor<3> {
+        kernels.rms_norm(x, self.weight.val(), self.eps)
+    }
+}

@@ -1,0 +1,184 @@
+//! The whole model as its segments, and how one is made.
+
+use std::sync::Arc;
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use caravan_kernels::Kernels;
+
+use crate::block::BlockWeights;
+use crate::layers::{Linear, Norm};
+use crate::{
+    Block, Embed, Head, LlamaConfig, ModelError, ParamInfo, Region, RopeTables, init, params,
+};
+
+/// A LLaMA on one device.
+#[derive(Module, Debug)]
+pub struct Llama {
+    /// Token ids to vectors.
+    pub embed: Embed,
+    /// The blocks, first to last.
+    pub blocks: Vec<Block>,
+    /// Final norm and output projection.
+    pub head: Head,
+    #[module(skip)]
+    config: LlamaConfig,
+}
+
+impl Llama {
+    /// A model with random weights, the same for a seed on every device, for any number of threads (see [`init`]).
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] if the configuration breaks a rule.
+    pub fn init(
+        config: &LlamaConfig,
+        seed: u64,
+        kernels: Kernels,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        Self::from_values(config, kernels, device, &mut |path, shape| {
+            let mut values = vec![0.0; shape.iter().product()];
+            init::fill(init::distribution(config, path), seed, path, 0, &mut values);
+            Ok::<_, ModelError>(values)
+        })
+    }
+
+    /// A model whose parameter at each path, in visit order, has the flat, row-major `values(path, shape)`.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] if the configuration breaks a rule, and whatever `values` returns.
+    ///
+    /// # Panics
+    /// If `values` returns another number of elements than the shape has.
+    pub fn from_values<E: From<ModelError>>(
+        config: &LlamaConfig,
+        kernels: Kernels,
+        device: &Device,
+        values: &mut dyn FnMut(&str, &[usize]) -> Result<Vec<f32>, E>,
+    ) -> Result<Self, E> {
+        config.validate()?;
+        let mut make = Maker { device, values };
+        let (d, q, k, ff) = (config.d_model, config.d_query(), config.d_key(), config.d_ff);
+        let rope = RopeTables::new(config, device);
+        let embed = Embed { weight: make.param("embed.weight", [config.vocab_size, d])? };
+        let blocks = (0..config.n_layers).map(|layer| {
+            let at = |name: &str| format!("blocks.{layer}.{name}.weight");
+            let weights = BlockWeights {
+                attention_norm: Norm::new(make.param(&at("attention_norm"), [d])?, config.norm_eps),
+                attention: [
+                    make.linear(&at("wq"), d, q)?,
+                    make.linear(&at("wk"), d, k)?,
+                    make.linear(&at("wv"), d, k)?,
+                    make.linear(&at("wo"), q, d)?,
+                ],
+                ffn_norm: Norm::new(make.param(&at("ffn_norm"), [d])?, config.norm_eps),
+                ffn: [
+                    make.linear(&at("w_gate"), d, ff)?,
+                    make.linear(&at("w_up"), d, ff)?,
+                    make.linear(&at("w_down"), ff, d)?,
+                ],
+            };
+            Ok(Block::new(weights, rope.clone(), config.head_dim, kernels))
+        });
+        let blocks = blocks.collect::<Result<Vec<_>, E>>()?;
+        let norm = Norm::new(make.param("head.norm.weight", [d])?, config.norm_eps);
+        let output = match config.tie_embeddings {
+            true => None,
+            false => Some(make.linear("head.output.weight", d, config.vocab_size)?),
+        };
+        let head = Head::new(norm, output, kernels);
+        Ok(Self { embed, blocks, head, config: config.clone() })
+    }
+
+    /// The configuration it was made from.
+    pub fn config(&self) -> &LlamaConfig {
+        &self.config
+    }
+
+    /// The device that holds its weights.
+    pub fn device(&self) -> Device {
+        self.embed.weight.val().device()
+    }
+
+    /// The embedding's weight `[vocab_size, d_model]` if it also serves as output projection.
+    pub fn tied_weight(&self) -> Option<Tensor<2>> {
+        self.head.is_tied().then(|| self.embed.weight.val())
+    }
+
+    /// The sum over kept targets of the negative log-probability in nats, shape `[1]`, as one graph: for a model that is small
+    /// or alone. Training runs segment by segment instead.
+    ///
+    /// # Shapes
+    /// - tokens, targets, document_starts: `[b, s]`; targets are -1 where ignored
+    pub fn loss(
+        &self,
+        tokens: Tensor<2, Int>,
+        targets: Tensor<2, Int>,
+        document_starts: Option<Tensor<2, Int>>,
+    ) -> Tensor<1> {
+        self.head.loss(self.hidden(tokens, document_starts), targets, self.tied_weight())
+    }
+
+    /// The residual stream after the last block, `[b, s, d_model]`.
+    pub(crate) fn hidden(
+        &self,
+        tokens: Tensor<2, Int>,
+        document_starts: Option<Tensor<2, Int>>,
+    ) -> Tensor<3> {
+        let x = self.embed.forward(tokens);
+        self.blocks.iter().fold(x, |x, block| block.forward(x, document_starts.clone()))
+    }
+
+    /// Path and shape of every parameter, in visit order, as they are here: a shard may be smaller than
+    /// [`LlamaConfig::parameters`] says.
+    pub fn parameters(&self) -> Vec<ParamInfo> {
+        params::list(self)
+    }
+
+    /// Calls `f(path, shape, values)` for every parameter; see [`params::flat`].
+    pub fn flat(&self, f: &mut dyn FnMut(&str, &[usize], Tensor<1>)) {
+        params::flat(self, f);
+    }
+
+    /// Replaces every parameter by `f(path, shape, values)`; see [`params::map_flat`].
+    #[must_use]
+    pub fn map_flat(self, f: &mut dyn FnMut(&str, &[usize], Tensor<1>) -> Tensor<1>) -> Self {
+        params::map_flat(self, f)
+    }
+
+    /// The same model with other kernels.
+    #[must_use]
+    pub fn with_kernels(mut self, kernels: Kernels) -> Self {
+        self.blocks.iter_mut().for_each(|block| block.context.kernels = kernels);
+        self.head.kernels = kernels;
+        self
+    }
+
+    /// The same model whose blocks enter and leave split weights through `region`.
+    #[must_use]
+    pub fn with_region(mut self, region: Arc<dyn Region>) -> Self {
+        self.blocks.iter_mut().for_each(|block| block.context.region = region.clone());
+        self
+    }
+}
+
+/// Makes parameters from host values.
+struct Maker<'a, E> {
+    device: &'a Device,
+    values: &'a mut dyn FnMut(&str, &[usize]) -> Result<Vec<f32>, E>,
+}
+
+impl<E> Maker<'_, E> {
+    fn param<const D: usize>(
+        &mut self,
+        path: &str,
+        shape: [usize; D],
+    ) -> Result<Param<Tensor<D>>, E> {
+        let values = (self.values)(path, &shape)?;
+        Ok(Param::from_data(TensorData::new(values, shape), self.device))
+    }
+
+    fn linear(&mut self, path: &str, d_in: usize, d_out: usize) -> Result<Linear, E> {
+        Ok(Linear { weight: self.param(path, [d_in, d_out])? })
+    }
+}
