@@ -37,6 +37,7 @@ mod cross_entropy;
 #[cfg(feature = "flex")]
 mod flex_data;
 mod kernels;
+mod linear;
 mod rms_norm;
 mod rope;
 #[cfg(feature = "flex")]

@@ -1,0 +1,17 @@
+//! Products on the CPU: Burn's own, and where the CPU has AMX the one in [`super::amx`].
+
+use burn::backend::flex::FlexTensor;
+use burn::backend::Flex;
+use burn::backend::ops::FloatTensorOps;
+
+use super::LinearKernels;
+
+impl LinearKernels for Flex {
+    fn matrix_product(a: FlexTensor, b: FlexTensor) -> FlexTensor {
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        if super::amx::takes(&a, &b) {
+            return super::amx::matrix_product(&a, &b);
+        }
+        Self::float_matmul(a, b)
+    }
+}
