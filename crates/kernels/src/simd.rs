@@ -143,11 +143,20 @@ pub(crate) fn max(x: &[f32]) -> f32 {
 pub(crate) fn dot<const FMA: bool>(x: &[f32], y: &[f32]) -> f32 {
     let mut acc = [0.0; LANES];
     let (xs, ys) = (x.chunks_exact(LANES), y.chunks_exact(LANES));
-    let (tail_x, tail_y) = (xs.remainder(), ys.remainder());
+    let (mut tail_x, mut tail_y) = (xs.remainder(), ys.remainder());
     for (x, y) in xs.zip(ys) {
         for i in 0..LANES {
             acc[i] = madd::<FMA>(x[i], y[i], acc[i]);
         }
+    }
+    // Head dims such as 48 leave half of the lanes: not one by one.
+    if let Some((x, rest)) = tail_x.split_first_chunk::<{ LANES / 2 }>()
+        && let Some((y, rest_y)) = tail_y.split_first_chunk::<{ LANES / 2 }>()
+    {
+        for i in 0..LANES / 2 {
+            acc[i] = madd::<FMA>(x[i], y[i], acc[i]);
+        }
+        (tail_x, tail_y) = (rest, rest_y);
     }
     let tail = tail_x.iter().zip(tail_y).fold(0.0, |sum, (&x, &y)| madd::<FMA>(x, y, sum));
     fold(acc) + tail

@@ -1,6 +1,6 @@
 //! Attention in f32 on the CPU: blocks of query rows against the keys they see.
 //!
-//! Forward, a task is a block of [`ROWS`] queries of one head: scores, softmax and product with the
+//! Forward, a task is a block of 64 queries of one head: scores, softmax and product with the
 //! values, in scratch memory of its thread. Backward, a task is one key head with all its
 //! query heads, so that `dk` and `dv` are summed in one order; scores are recomputed from the
 //! log-sum-exp. Keys that no query of a block sees are never touched.
@@ -10,18 +10,18 @@ use burn::backend::flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::{Attended, AttentionKernels, Dims, composed_backward, composed_forward};
-use crate::flex_data::all_f32;
+use crate::flex_data::{all_f32, floats, tensor};
 
 mod backward;
 mod forward;
+mod lanes;
 mod matrix;
+mod products;
 mod rows;
 mod visible;
 
-use visible::Visible;
+use visible::{LANES, Visible};
 
-/// Query rows per block. Fixed: it decides the order of sums.
-const ROWS: usize = 64;
 /// Below this many multiplications the tasks run on the calling thread.
 const SERIAL_WORK: usize = 1 << 16;
 
@@ -35,7 +35,7 @@ impl AttentionKernels for Flex {
         let dims = Dims::of(q.layout().shape(), k.layout().shape());
         let visible = Visible::new(starts.as_ref(), dims);
         if all_f32(&[&q, &k, &v]) {
-            forward::forward(&q, &k, &v, &visible, dims)
+            forward::forward([&q, &k, &v], &visible, dims)
         } else {
             composed_forward::<Self>(q, k, v, starts)
         }
@@ -54,7 +54,7 @@ impl AttentionKernels for Flex {
         }
         let dims = Dims::of(q.layout().shape(), k.layout().shape());
         let visible = Visible::new(starts.as_ref(), dims);
-        backward::backward([&q, &k, &v], &visible, &attended, dout, dims)
+        backward::backward([&q, &k, &v], &visible, &attended, &dout, dims)
     }
 }
 
@@ -66,4 +66,24 @@ fn for_each_task(n: usize, dims: Dims, task: impl Fn(usize) + Sync + Send) {
     } else {
         (0..n).into_par_iter().for_each(task);
     }
+}
+
+/// The tensor with a dense last dim, copied only if it has none.
+fn dense_rows(t: &FlexTensor) -> FlexTensor {
+    if t.layout().strides()[3] == 1 { t.clone() } else { t.to_contiguous() }
+}
+
+/// As [`dense_rows`], with rows of whole vectors, filled up with zeros.
+fn padded_rows(t: &FlexTensor) -> FlexTensor {
+    let [b, heads, n, head_dim] = t.layout().shape().dims();
+    let width = head_dim.next_multiple_of(LANES);
+    if width == head_dim {
+        return dense_rows(t);
+    }
+    let t = t.to_contiguous();
+    let mut rows = vec![0.0; b * heads * n * width];
+    for (to, from) in rows.chunks_exact_mut(width).zip(floats(&t).chunks_exact(head_dim)) {
+        to[..head_dim].copy_from_slice(from);
+    }
+    tensor(rows, [b, heads, n, width])
 }

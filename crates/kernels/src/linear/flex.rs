@@ -1,7 +1,7 @@
 //! Products on the CPU: Burn's own, and where the CPU has AMX the one in [`super::amx`].
 
-use burn::backend::flex::FlexTensor;
 use burn::backend::Flex;
+use burn::backend::flex::FlexTensor;
 use burn::backend::ops::FloatTensorOps;
 
 use super::LinearKernels;

@@ -1,14 +1,15 @@
 //! The backward: a task per key head, with all its query heads and blocks in order.
-#![allow(unsafe_code)] // matrix products over raw views, disjoint writes of parallel tasks
+#![allow(unsafe_code)] // disjoint writes of parallel tasks
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 
 use super::super::{Attended, Dims};
-use super::matrix::{Fill, Matrix, SharedSlots, product, with_scratch};
-use super::rows::{backward_rows, row_products};
-use super::visible::Visible;
-use super::{ROWS, for_each_task};
+use super::matrix::{Rows, SharedSlots, with_scratch};
+use super::products::{add_over_queries, scores, sum_over_keys};
+use super::rows::{pad, row_products, softmax_backward, transpose};
+use super::visible::{LANES, ROWS, Visible};
+use super::{dense_rows, for_each_task, padded_rows};
 use crate::flex_data::{floats, tensor, unwritten, written};
 
 /// Returns `[dq, dk, dv]`, by the formulas of `composed_backward`.
@@ -16,72 +17,48 @@ pub(super) fn backward(
     [q, k, v]: [&FlexTensor; 3],
     visible: &Visible,
     attended: &Attended<Flex>,
-    dout: FlexTensor,
+    dout: &FlexTensor,
     dims: Dims,
 ) -> [FlexTensor; 3] {
     let Dims { b, n_heads, n_kv_heads, s, t, head_dim } = dims;
-    // The gradient may be an expanded view; the rows below are read as slices.
-    let dout = if dout.layout().strides()[3] == 1 { dout } else { dout.to_contiguous() };
-    let (out, lse) = (&attended.out, floats(&attended.lse));
-    let scale = dims.scale() as f32;
-
     let mut dq = unwritten(b * s * n_heads * head_dim); // [b, s, n_heads, head_dim]
     let mut dk = unwritten(b * t * n_kv_heads * head_dim); // [b, t, n_kv_heads, head_dim]
     let mut dv = unwritten(b * t * n_kv_heads * head_dim);
     let dq_slots = SharedSlots::new(&mut dq);
     let (dk_slots, dv_slots) = (SharedSlots::new(&mut dk), SharedSlots::new(&mut dv));
 
+    let width = head_dim.next_multiple_of(LANES);
+    let head = HeadBackward {
+        q: dense_rows(q),
+        k: padded_rows(k),
+        v: dense_rows(v),
+        out: dense_rows(&attended.out),
+        dout: dense_rows(dout), // it may be an expanded view
+        lse: floats(&attended.lse),
+        visible,
+        dims,
+        dq: dq_slots,
+    };
     for_each_task(b * n_kv_heads, dims, |task| {
         let (bi, kv) = (task / n_kv_heads, task % n_kv_heads);
-        let (k, v) = (Matrix::head(k, bi, kv), Matrix::head(v, bi, kv));
-        let sizes = [ROWS * t, ROWS * t, ROWS * head_dim, t * head_dim, t * head_dim];
-        with_scratch(sizes, |[scores, dp, dq, dk, dv]| {
+        let (columns, rows) = (head_dim * ROWS, ROWS * width);
+        let block = [t * ROWS, t * ROWS, columns, columns, rows, rows, rows];
+        let [p, dp, q_columns, dout_columns, q_rows, dout_rows, dq] = block;
+        let sizes = [t * width, t * width, p, dp, q_columns, dout_columns, q_rows, dout_rows, dq];
+        with_scratch(sizes, |[dk, dv, block @ ..]| {
             dk.fill(0.0);
             dv.fill(0.0);
-            for (hi, block) in (kv * dims.group()..(kv + 1) * dims.group())
-                .flat_map(|hi| (0..s.div_ceil(ROWS)).map(move |block| (hi, block)))
-            {
-                let block = visible.block(bi, block);
-                let (n, width, from) = (block.n, block.width, block.from);
-                let rows = Matrix::head(q, bi, hi).from_row(block.first);
-                let (keys, values) = (k.from_row(from), v.from_row(from));
-                let dout_rows = Matrix::head(&dout, bi, hi).from_row(block.first);
-                let (scores, dp) = (&mut scores[..n * width], &mut dp[..n * width]);
-                // SAFETY: `rows` and `dout_rows` have `n` more rows, `keys` and `values` `width`.
-                unsafe {
-                    let sizes = [n, width, head_dim];
-                    product(sizes, scores, Fill::Replace, rows, keys.transposed(), scale);
-                    product(sizes, dp, Fill::Replace, dout_rows, values.transposed(), 1.0);
-                }
-                let lse = &lse[(bi * n_heads + hi) * s + block.first..][..n];
-                let mut d = [0.0; ROWS];
-                row_products(&dout, out, [bi, hi, block.first], &mut d[..n]);
-                backward_rows(scores, dp, width, block.seen(), lse, &d, scale);
-
-                let (p, ds) = (Matrix::dense(scores, width), Matrix::dense(dp, width));
-                let reached = from * head_dim..(from + width) * head_dim;
-                let (dk, dv) = (&mut dk[reached.clone()], &mut dv[reached]);
-                let dq = &mut dq[..n * head_dim];
-                // SAFETY: as above; `p` and `ds` are `[n, width]`.
-                unsafe {
-                    product([n, head_dim, width], dq, Fill::Replace, ds, keys, 1.0);
-                    product([width, head_dim, n], dk, Fill::Add, ds.transposed(), rows, 1.0);
-                    product([width, head_dim, n], dv, Fill::Add, p.transposed(), dout_rows, 1.0);
-                }
-                for (i, row) in dq.chunks_exact(head_dim).enumerate() {
-                    let start = ((bi * s + block.first + i) * n_heads + hi) * head_dim;
-                    // SAFETY: no other task writes the rows of this key head's query heads.
-                    unsafe { dq_slots.part(start, head_dim) }.write_copy_of_slice(row);
-                }
+            let mut block: [&mut [f32]; 7] = block;
+            for hi in kv * dims.group()..(kv + 1) * dims.group() {
+                head.run([bi, hi], dk, dv, &mut block);
             }
-            for (i, (dk, dv)) in
-                dk.chunks_exact(head_dim).zip(dv.chunks_exact(head_dim)).enumerate()
-            {
+            let rows = dk.chunks_exact(width).zip(dv.chunks_exact(width));
+            for (i, (dk, dv)) in rows.enumerate() {
                 let start = ((bi * t + i) * n_kv_heads + kv) * head_dim;
                 // SAFETY: no other task writes the rows of this key head.
                 unsafe {
-                    dk_slots.part(start, head_dim).write_copy_of_slice(dk);
-                    dv_slots.part(start, head_dim).write_copy_of_slice(dv);
+                    dk_slots.part(start, head_dim).write_copy_of_slice(&dk[..head_dim]);
+                    dv_slots.part(start, head_dim).write_copy_of_slice(&dv[..head_dim]);
                 }
             }
         });
@@ -93,4 +70,69 @@ pub(super) fn backward(
         tensor(dk, [b, t, n_kv_heads, head_dim]).transpose(1, 2),
         tensor(dv, [b, t, n_kv_heads, head_dim]).transpose(1, 2),
     ]
+}
+
+/// What the tasks read, and where `dq` goes.
+struct HeadBackward<'a> {
+    q: FlexTensor,
+    k: FlexTensor,
+    v: FlexTensor,
+    out: FlexTensor,
+    dout: FlexTensor,
+    lse: &'a [f32],
+    visible: &'a Visible,
+    dims: Dims,
+    dq: SharedSlots,
+}
+
+impl HeadBackward<'_> {
+    /// Writes `dq` of query head `hi` and adds its share to `dk` and `dv` of its key head.
+    fn run(
+        &self,
+        [bi, hi]: [usize; 2],
+        dk: &mut [f32],
+        dv: &mut [f32],
+        [p, dp, q_columns, dout_columns, q_rows, dout_rows, dq]: &mut [&mut [f32]; 7],
+    ) {
+        let Dims { n_heads, s, head_dim, .. } = self.dims;
+        let (kv, scale) = (hi / self.dims.group(), self.dims.scale() as f32);
+        let width = head_dim.next_multiple_of(LANES);
+        for index in 0..s.div_ceil(ROWS) {
+            let block = &self.visible.block(bi, index);
+            let (lanes, n, from) = (block.lanes(), block.n, block.from);
+            let queries = Rows::head(&self.q, bi, hi).from_row(block.first);
+            let dout = Rows::head(&self.dout, bi, hi).from_row(block.first);
+            let out = Rows::head(&self.out, bi, hi).from_row(block.first);
+            let keys = Rows::head(&self.k, bi, kv).from_row(from);
+            let values = Rows::head(&self.v, bi, kv).from_row(from);
+            let (p, dp) = (&mut p[..block.width * lanes], &mut dp[..block.width * lanes]);
+            let q_columns = &mut q_columns[..head_dim * lanes];
+            let dout_columns = &mut dout_columns[..head_dim * lanes];
+            let (q_rows, dout_rows) =
+                (&mut q_rows[..lanes * width], &mut dout_rows[..lanes * width]);
+            let dq = &mut dq[..lanes * width];
+
+            transpose(queries, n, scale, lanes, q_columns);
+            transpose(dout, n, 1.0, lanes, dout_columns);
+            scores(block, keys, q_columns, p);
+            scores(block, values, dout_columns, dp);
+            let (mut lse, mut d) = ([0.0; ROWS], [0.0; ROWS]);
+            let first = (bi * n_heads + hi) * s + block.first;
+            lse[..n].copy_from_slice(&self.lse[first..first + n]);
+            row_products(dout, out, &mut d[..n]);
+            softmax_backward(block, p, dp, &lse[..lanes], &d[..lanes], scale);
+
+            pad(queries, n, width, q_rows);
+            pad(dout, n, width, dout_rows);
+            let reached = from * width..(from + block.width) * width;
+            add_over_queries(block, dp, q_rows, &mut dk[reached.clone()]);
+            add_over_queries(block, p, dout_rows, &mut dv[reached]);
+            sum_over_keys(block, dp, keys, dq);
+            for (i, row) in dq.chunks_exact(width).take(n).enumerate() {
+                let start = ((bi * s + block.first + i) * n_heads + hi) * head_dim;
+                // SAFETY: no other task writes the rows of this head.
+                unsafe { self.dq.part(start, head_dim) }.write_copy_of_slice(&row[..head_dim]);
+            }
+        }
+    }
 }

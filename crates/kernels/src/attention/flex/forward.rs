@@ -1,64 +1,112 @@
-//! The forward: a task per block of queries of one head.
-#![allow(unsafe_code)] // matrix products over raw views, disjoint writes of parallel tasks
+//! The forward: a task per block of queries of one head, or per head where queries are few.
+#![allow(unsafe_code)] // disjoint writes of parallel tasks
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 
 use super::super::{Attended, Dims};
-use super::matrix::{Fill, Matrix, SharedSlots, product, with_scratch};
-use super::rows::softmax_rows;
-use super::visible::Visible;
-use super::{ROWS, for_each_task};
+use super::matrix::{Rows, SharedSlots, with_scratch};
+use super::products::{scores, sum_over_keys};
+use super::rows::{attend_one, softmax, transpose};
+use super::visible::{LANES, ROWS, Visible};
+use super::{dense_rows, for_each_task, padded_rows};
 use crate::flex_data::{tensor, unwritten, written};
 
+/// Up to this many queries, as in decoding, each goes alone: a vector of queries would be empty.
+const FEW: usize = 4;
+
 pub(super) fn forward(
-    q: &FlexTensor,
-    k: &FlexTensor,
-    v: &FlexTensor,
+    [q, k, v]: [&FlexTensor; 3],
     visible: &Visible,
     dims: Dims,
 ) -> Attended<Flex> {
     let Dims { b, n_heads, s, head_dim, .. } = dims;
     let mut out = unwritten(b * s * n_heads * head_dim); // [b, s, n_heads, head_dim]
     let mut lse = unwritten(b * n_heads * s);
-    let (out_slots, lse_slots) = (SharedSlots::new(&mut out), SharedSlots::new(&mut lse));
-    let n_blocks = s.div_ceil(ROWS);
-    for_each_task(b * n_heads * n_blocks, dims, |task| {
-        let (head, block) = (task / n_blocks, task % n_blocks);
-        let (bi, hi) = (head / n_heads, head % n_heads);
-        let block = visible.block(bi, block);
-        let (n, width) = (block.n, block.width);
-        let kv = hi / dims.group();
-        let q = Matrix::head(q, bi, hi).from_row(block.first);
-        let k = Matrix::head(k, bi, kv).from_row(block.from);
-        let v = Matrix::head(v, bi, kv).from_row(block.from);
-        with_scratch([n * width, n * head_dim], |[scores, attended]| {
-            let scale = dims.scale() as f32;
-            // SAFETY: `q` has `n` more rows, `k` and `v` have `width`, all of `head_dim`.
-            unsafe {
-                product([n, width, head_dim], scores, Fill::Replace, q, k.transposed(), scale);
-            }
-            let mut inverse = [0.0; ROWS];
-            // SAFETY: no other task writes these rows of this head.
-            let lse = unsafe { lse_slots.part(head * s + block.first, n) };
-            softmax_rows(scores, width, block.seen(), lse, &mut inverse);
-            let p = Matrix::dense(scores, width);
-            // SAFETY: as above; `p` is `[n, width]`.
-            unsafe { product([n, head_dim, width], attended, Fill::Replace, p, v, 1.0) };
-            for (i, (row, &factor)) in attended.chunks_exact(head_dim).zip(&inverse).enumerate() {
-                let start = ((bi * s + block.first + i) * n_heads + hi) * head_dim;
-                // SAFETY: no other task writes this row of this head.
-                let out = unsafe { out_slots.part(start, head_dim) };
-                for (out, &x) in out.iter_mut().zip(row) {
-                    out.write(x * factor);
-                }
-            }
-        });
-    });
-    // SAFETY: the tasks cover every row of every head.
+    let slots = [SharedSlots::new(&mut out), SharedSlots::new(&mut lse)];
+    if s <= FEW {
+        one_by_one([q, k, v], visible, dims, slots);
+    } else {
+        in_blocks([q, k, v], visible, dims, slots);
+    }
+    // SAFETY: either way the tasks cover every row of every head.
     let (out, lse) = unsafe { (written(out), written(lse)) };
     Attended {
         out: tensor(out, [b, s, n_heads, head_dim]).transpose(1, 2),
         lse: tensor(lse, [b, n_heads, s]),
     }
+}
+
+fn in_blocks(
+    [q, k, v]: [&FlexTensor; 3],
+    visible: &Visible,
+    dims: Dims,
+    [out_slots, lse_slots]: [SharedSlots; 2],
+) {
+    let Dims { n_heads, s, t, head_dim, .. } = dims;
+    let (q, k, v) = (dense_rows(q), dense_rows(k), padded_rows(v));
+    let width = head_dim.next_multiple_of(LANES);
+    let n_blocks = s.div_ceil(ROWS);
+    let sizes = [head_dim * ROWS, t * ROWS, ROWS * width];
+    for_each_task(dims.b * n_heads * n_blocks, dims, |task| {
+        let (head, block) = (task / n_blocks, task % n_blocks);
+        let (bi, hi) = (head / n_heads, head % n_heads);
+        let block = visible.block(bi, block);
+        let lanes = block.lanes();
+        let kv = hi / dims.group();
+        let keys = Rows::head(&k, bi, kv).from_row(block.from);
+        let values = Rows::head(&v, bi, kv).from_row(block.from);
+        with_scratch(sizes, |[queries, p, attended]| {
+            let queries = &mut queries[..head_dim * lanes];
+            let (p, attended) = (&mut p[..block.width * lanes], &mut attended[..lanes * width]);
+            let rows = Rows::head(&q, bi, hi).from_row(block.first);
+            transpose(rows, block.n, dims.scale() as f32, lanes, queries);
+            scores(&block, keys, queries, p);
+            let (mut lse, mut inverse) = ([0.0; ROWS], [0.0; ROWS]);
+            softmax(&block, p, &mut lse[..lanes], &mut inverse[..lanes]);
+            sum_over_keys(&block, p, values, attended);
+            // SAFETY: no other task writes these rows of this head.
+            unsafe { lse_slots.part(head * s + block.first, block.n) }
+                .write_copy_of_slice(&lse[..block.n]);
+            for (i, row) in attended.chunks_exact(width).take(block.n).enumerate() {
+                let start = ((bi * s + block.first + i) * n_heads + hi) * head_dim;
+                // SAFETY: as above.
+                let out = unsafe { out_slots.part(start, head_dim) };
+                for (out, &x) in out.iter_mut().zip(row) {
+                    out.write(x * inverse[i]);
+                }
+            }
+        });
+    });
+}
+
+fn one_by_one(
+    [q, k, v]: [&FlexTensor; 3],
+    visible: &Visible,
+    dims: Dims,
+    [out_slots, lse_slots]: [SharedSlots; 2],
+) {
+    let Dims { n_heads, s, t, head_dim, .. } = dims;
+    let (q, k, v) = (dense_rows(q), dense_rows(k), dense_rows(v));
+    for_each_task(dims.b * n_heads, dims, |head| {
+        let (bi, hi) = (head / n_heads, head % n_heads);
+        let kv = hi / dims.group();
+        with_scratch([t, head_dim], |[scores, attended]| {
+            for i in 0..s {
+                let seen = visible.keys(bi, i);
+                let keys = Rows::head(&k, bi, kv).from_row(seen.start);
+                let values = Rows::head(&v, bi, kv).from_row(seen.start);
+                let query = Rows::head(&q, bi, hi).row(i);
+                let scale = dims.scale() as f32;
+                let scores = &mut scores[..seen.len()];
+                let lse = attend_one(query, keys, values, scale, scores, attended);
+                let start = ((bi * s + i) * n_heads + hi) * head_dim;
+                // SAFETY: no other task writes the rows of this head.
+                unsafe {
+                    lse_slots.part(head * s + i, 1).write_copy_of_slice(&[lse]);
+                    out_slots.part(start, head_dim).write_copy_of_slice(attended);
+                }
+            }
+        });
+    });
 }

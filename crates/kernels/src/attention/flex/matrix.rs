@@ -1,5 +1,5 @@
-//! Matrix views over strided memory, their products on one thread, and scratch memory.
-#![allow(unsafe_code)] // raw views, so that tasks may write disjoint parts of one output
+//! The rows of one head, wherever they lie, outputs of parallel tasks, and scratch memory.
+#![allow(unsafe_code)] // parallel tasks write disjoint parts of one output
 
 use std::cell::Cell;
 
@@ -7,87 +7,48 @@ use burn::backend::flex::FlexTensor;
 
 use crate::flex_data::Slot;
 
-/// A view `[rows, cols]` of floats that something else owns.
+/// The rows of one head of an f32 tensor `[b, heads, positions, head_dim]` whose last dim is dense.
 #[derive(Clone, Copy)]
-pub(super) struct Matrix {
-    pub(super) ptr: *const f32,
-    pub(super) row_stride: isize,
-    pub(super) col_stride: isize,
+pub(super) struct Rows<'a> {
+    storage: &'a [f32],
+    start: isize,
+    pub(super) stride: isize,
+    n: usize,
+    width: usize,
 }
 
-impl Matrix {
-    /// `[positions, head_dim]` of one head of an f32 tensor `[b, heads, positions, head_dim]`.
-    pub(super) fn head(t: &FlexTensor, b: usize, head: usize) -> Self {
+impl<'a> Rows<'a> {
+    pub(super) fn head(t: &'a FlexTensor, b: usize, head: usize) -> Self {
         let (layout, strides) = (t.layout(), t.layout().strides());
+        let [_, _, n, width] = layout.shape().dims();
+        assert!(strides[3] == 1 || width == 1, "the last dim is dense");
         let offset = b as isize * strides[0] + head as isize * strides[1];
-        let storage = t.storage::<f32>();
-        Self {
-            ptr: storage.as_ptr().wrapping_offset(layout.start_offset() as isize + offset),
-            row_stride: strides[2],
-            col_stride: strides[3],
-        }
-    }
-
-    /// The rows of `width` floats one after the other.
-    pub(super) fn dense(values: &[f32], width: usize) -> Self {
-        Self { ptr: values.as_ptr(), row_stride: width as isize, col_stride: 1 }
-    }
-
-    pub(super) fn transposed(self) -> Self {
-        Self { ptr: self.ptr, row_stride: self.col_stride, col_stride: self.row_stride }
+        let start = layout.start_offset() as isize + offset;
+        Self { storage: t.storage(), start, stride: strides[2], n, width }
     }
 
     pub(super) fn from_row(self, row: usize) -> Self {
-        Self { ptr: self.ptr.wrapping_offset(row as isize * self.row_stride), ..self }
+        Self { start: self.start + row as isize * self.stride, n: self.n - row, ..self }
     }
-}
 
-/// What a product does with what lies in its destination.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fill {
-    Replace,
-    Add,
-}
+    #[inline(always)]
+    pub(super) fn row(&self, row: usize) -> &'a [f32] {
+        &self.storage[(self.start + row as isize * self.stride) as usize..][..self.width]
+    }
 
-/// `out[m, n] = scale * a[m, k] b[k, n]`, or added to `out`, whose rows are dense.
-///
-/// On the calling thread alone: the tasks around it are parallel, and the order of sums must not
-/// depend on threads.
-///
-/// # Safety
-/// The views `a` and `b` must cover their sizes and not overlap `out`.
-pub(super) unsafe fn product(
-    [m, n, k]: [usize; 3],
-    out: &mut [f32],
-    fill: Fill,
-    a: Matrix,
-    b: Matrix,
-    scale: f32,
-) {
-    assert_eq!(out.len(), m * n, "the output of a product must fit");
-    // SAFETY: the caller's promise for `a` and `b`; `out` was checked.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            out.as_mut_ptr(),
-            1,
-            n as isize,
-            fill == Fill::Add,
-            a.ptr,
-            a.col_stride,
-            a.row_stride,
-            b.ptr,
-            b.col_stride,
-            b.row_stride,
-            1.0,
-            scale,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
+    /// The address of a row.
+    #[inline(always)]
+    pub(super) fn at(&self, row: usize) -> *const f32 {
+        self.row(row).as_ptr()
+    }
+
+    /// Panics unless there are `n` rows of at least `width` floats. All of them lie within the storage if
+    /// the first and the last do.
+    #[inline(always)]
+    pub(super) fn check(&self, n: usize, width: usize) {
+        assert!(n <= self.n && width <= self.width, "rows fit");
+        self.row(0);
+        self.row(n - 1);
     }
 }
 
@@ -98,8 +59,8 @@ pub(super) struct SharedSlots {
     len: usize,
 }
 
-// SAFETY: the pointer is only dereferenced through the unsafe methods, whose callers promise
-// that no two tasks touch the same part.
+// SAFETY: the pointer is only dereferenced in `part`, whose callers promise that no two tasks
+// touch the same one.
 unsafe impl Send for SharedSlots {}
 // SAFETY: as above.
 unsafe impl Sync for SharedSlots {}

@@ -1,115 +1,180 @@
-//! What happens to the rows of a block of scores between the matrix products.
+//! What happens to a block between the matrix products: softmax down the keys, with a vector of
+//! queries side by side, and its backward; turning queries into columns.
 
-use burn::backend::flex::FlexTensor;
-
-use crate::flex_data::Slot;
-use crate::simd::{dot, exp, max, multiversion, sum};
-
-/// The keys that a row sees, counted from the block's first.
-pub(super) type Seen = (usize, usize);
+use super::matrix::Rows;
+use super::visible::{Block, LANES};
+use crate::simd::{dot, exp, madd, multiversion};
 
 multiversion!(
-    /// The scores of a block, rows of `width`, become `e^(score - max)`, 0 where a key is hidden.
-    /// Writes the log-sum-exp of every row, and to `inverse` what its sum must be multiplied with.
-    pub(super) fn softmax_rows(scores: &mut [f32], width: usize, seen: &[Seen], lse: &mut [Slot], inverse: &mut [f32]) = softmax_body
+    /// The scores `[block.width, block.lanes()]` become `e^(score - max)`, 0 where a key is hidden.
+    /// Writes every query's log-sum-exp, and to `inverse` what its sum must be multiplied with.
+    pub(super) fn softmax(block: &Block, scores: &mut [f32], lse: &mut [f32], inverse: &mut [f32]) = softmax_body
 );
 multiversion!(
     /// Scores become probabilities `p = e^(score - lse)`, and their gradients `dp` those of the
     /// unscaled products, `scale p (dp - d)`; both 0 where a key is hidden.
-    pub(super) fn backward_rows(scores: &mut [f32], dp: &mut [f32], width: usize, seen: &[Seen], lse: &[f32], d: &[f32], scale: f32) = backward_body
+    pub(super) fn softmax_backward(block: &Block, scores: &mut [f32], dp: &mut [f32], lse: &[f32], d: &[f32], scale: f32) = backward_body
 );
-
-/// `d[i] = sum of a * b` over rows `first + i` of head `h` of sequence `b`, for f32 tensors
-/// `[b, heads, positions, head_dim]` whose last dim is dense.
-pub(super) fn row_products(
-    a: &FlexTensor,
-    b: &FlexTensor,
-    [bi, hi, first]: [usize; 3],
-    d: &mut [f32],
-) {
-    products(Rows::head(a, bi, hi), Rows::head(b, bi, hi), first, d);
-}
-
 multiversion!(
-    fn products(a: Rows<'_>, b: Rows<'_>, first: usize, d: &mut [f32]) = products_body
+    /// `out[x, i] = scale rows[i, x]` for the `n` first rows, 0 for the rest of the lanes.
+    pub(super) fn transpose(rows: Rows<'_>, n: usize, scale: f32, lanes: usize, out: &mut [f32]) = transpose_body
+);
+multiversion!(
+    /// The `n` first rows, each and their number filled up with zeros to `[.., width]`.
+    pub(super) fn pad(rows: Rows<'_>, n: usize, width: usize, out: &mut [f32]) = pad_body
+);
+multiversion!(
+    /// `d[i] = a[i] . b[i]`.
+    pub(super) fn row_products(a: Rows<'_>, b: Rows<'_>, d: &mut [f32]) = row_products_body
+);
+multiversion!(
+    /// One query: `out = softmax(scale q . keys) values`, returning its log-sum-exp. `scores` takes a
+    /// float per key.
+    pub(super) fn attend_one(q: &[f32], keys: Rows<'_>, values: Rows<'_>, scale: f32, scores: &mut [f32], out: &mut [f32]) -> f32 = attend_one_body
 );
 
-/// The rows of one head.
-#[derive(Clone, Copy)]
-struct Rows<'a> {
-    storage: &'a [f32],
-    start: isize,
-    stride: isize,
-    width: usize,
-}
-
-impl<'a> Rows<'a> {
-    fn head(t: &'a FlexTensor, b: usize, head: usize) -> Self {
-        let (layout, strides) = (t.layout(), t.layout().strides());
-        let offset = b as isize * strides[0] + head as isize * strides[1];
-        Self {
-            storage: t.storage(),
-            start: layout.start_offset() as isize + offset,
-            stride: strides[2],
-            width: layout.shape()[3],
-        }
-    }
-
-    #[inline(always)]
-    fn row(&self, row: usize) -> &'a [f32] {
-        &self.storage[(self.start + row as isize * self.stride) as usize..][..self.width]
-    }
-}
-
+/// The scores of one key for a vector of queries.
 #[inline(always)]
-fn products_body<const FMA: bool>(a: Rows<'_>, b: Rows<'_>, first: usize, d: &mut [f32]) {
-    for (i, d) in d.iter_mut().enumerate() {
-        *d = dot::<FMA>(a.row(first + i), b.row(first + i));
+fn vector_of(scores: &mut [f32], key: usize, lanes: usize, vector: usize) -> &mut [f32; LANES] {
+    scores[key * lanes + vector * LANES..].first_chunk_mut().expect("a whole vector")
+}
+
+/// Negative infinity where a query of the vector does not see a key of the vector's range.
+#[inline(always)]
+fn hide(block: &Block, vector: usize, scores: &mut [f32]) {
+    let (first, end) = block.lane_keys(vector);
+    let last_first = first.iter().fold(0, |m, &key| m.max(key)) as usize;
+    let first_end = end.iter().fold(i32::MAX, |m, &key| m.min(key)) as usize;
+    let keys = block.key_ranges()[vector].clone();
+    for key in keys.clone().filter(|key| *key < last_first || first_end <= *key) {
+        let row = vector_of(scores, key, block.lanes(), vector);
+        let key = key as i32;
+        for i in 0..LANES {
+            let seen = first[i] <= key && key < end[i];
+            row[i] = if seen { row[i] } else { f32::NEG_INFINITY };
+        }
     }
 }
 
 #[inline(always)]
 fn softmax_body<const FMA: bool>(
+    block: &Block,
     scores: &mut [f32],
-    width: usize,
-    seen: &[Seen],
-    lse: &mut [Slot],
+    lse: &mut [f32],
     inverse: &mut [f32],
 ) {
-    let rows = scores.chunks_exact_mut(width).zip(seen).zip(lse).zip(inverse);
-    for (((row, &(from, to)), lse), inverse) in rows {
-        row[..from].fill(0.0);
-        row[to..].fill(0.0);
-        let row = &mut row[from..to];
-        let m = max(row);
-        for x in row.iter_mut() {
-            *x = exp::<FMA>(*x - m);
+    let lanes = block.lanes();
+    let outputs = lse.chunks_exact_mut(LANES).zip(inverse.chunks_exact_mut(LANES));
+    for ((vector, keys), (lse, inverse)) in block.key_ranges().iter().enumerate().zip(outputs) {
+        hide(block, vector, scores);
+        let mut max = [f32::NEG_INFINITY; LANES];
+        for key in keys.clone() {
+            let row = vector_of(scores, key, lanes, vector);
+            for i in 0..LANES {
+                max[i] = if row[i] > max[i] { row[i] } else { max[i] };
+            }
         }
-        let total = sum(row, |x| x);
-        *inverse = 1.0 / total;
-        lse.write(m + total.ln());
+        // A lane past the last query sees nothing: keep its infinities out of the arithmetic.
+        for max in &mut max {
+            *max = if *max == f32::NEG_INFINITY { 0.0 } else { *max };
+        }
+        let mut sum = [0.0; LANES];
+        for key in keys.clone() {
+            let row = vector_of(scores, key, lanes, vector);
+            for i in 0..LANES {
+                row[i] = exp::<FMA>(row[i] - max[i]);
+                sum[i] += row[i];
+            }
+        }
+        for i in 0..LANES {
+            lse[i] = max[i] + sum[i].ln();
+            inverse[i] = 1.0 / sum[i];
+        }
     }
 }
 
 #[inline(always)]
 fn backward_body<const FMA: bool>(
+    block: &Block,
     scores: &mut [f32],
     dp: &mut [f32],
-    width: usize,
-    seen: &[Seen],
     lse: &[f32],
     d: &[f32],
     scale: f32,
 ) {
-    let rows = scores.chunks_exact_mut(width).zip(dp.chunks_exact_mut(width));
-    for ((((p, dp), &(from, to)), &lse), &d) in rows.zip(seen).zip(lse).zip(d) {
-        p[..from].fill(0.0);
-        p[to..].fill(0.0);
-        dp[..from].fill(0.0);
-        dp[to..].fill(0.0);
-        for (p, dp) in p[from..to].iter_mut().zip(&mut dp[from..to]) {
-            *p = exp::<FMA>(*p - lse);
-            *dp = *p * (*dp - d) * scale;
+    let lanes = block.lanes();
+    let rows = lse.chunks_exact(LANES).zip(d.chunks_exact(LANES));
+    for ((vector, keys), (lse, d)) in block.key_ranges().iter().enumerate().zip(rows) {
+        hide(block, vector, scores);
+        for key in keys.clone() {
+            let p = vector_of(scores, key, lanes, vector);
+            let dp = vector_of(dp, key, lanes, vector);
+            for i in 0..LANES {
+                p[i] = exp::<FMA>(p[i] - lse[i]);
+                dp[i] = p[i] * (dp[i] - d[i]) * scale;
+            }
         }
     }
+}
+
+#[inline(always)]
+fn transpose_body<const FMA: bool>(
+    rows: Rows<'_>,
+    n: usize,
+    scale: f32,
+    lanes: usize,
+    out: &mut [f32],
+) {
+    for i in 0..n {
+        for (column, &x) in out.chunks_exact_mut(lanes).zip(rows.row(i)) {
+            column[i] = x * scale;
+        }
+    }
+    if n < lanes {
+        out.chunks_exact_mut(lanes).for_each(|column| column[n..].fill(0.0));
+    }
+}
+
+#[inline(always)]
+fn pad_body<const FMA: bool>(rows: Rows<'_>, n: usize, width: usize, out: &mut [f32]) {
+    for (i, out) in out.chunks_exact_mut(width).enumerate() {
+        let row = if i < n { rows.row(i) } else { &[] };
+        let (head, tail) = out.split_at_mut(row.len());
+        head.copy_from_slice(row);
+        tail.fill(0.0);
+    }
+}
+
+#[inline(always)]
+fn row_products_body<const FMA: bool>(a: Rows<'_>, b: Rows<'_>, d: &mut [f32]) {
+    for (i, d) in d.iter_mut().enumerate() {
+        *d = dot::<FMA>(a.row(i), b.row(i));
+    }
+}
+
+#[inline(always)]
+fn attend_one_body<const FMA: bool>(
+    q: &[f32],
+    keys: Rows<'_>,
+    values: Rows<'_>,
+    scale: f32,
+    scores: &mut [f32],
+    out: &mut [f32],
+) -> f32 {
+    let mut max = f32::NEG_INFINITY;
+    for (key, score) in scores.iter_mut().enumerate() {
+        *score = dot::<FMA>(q, keys.row(key)) * scale;
+        max = if *score > max { *score } else { max };
+    }
+    let mut sum = 0.0;
+    out.fill(0.0);
+    for (key, &score) in scores.iter().enumerate() {
+        let p = exp::<FMA>(score - max);
+        sum += p;
+        for (out, &value) in out.iter_mut().zip(values.row(key)) {
+            *out = madd::<FMA>(p, value, *out);
+        }
+    }
+    out.iter_mut().for_each(|out| *out /= sum);
+    max + sum.ln()
 }

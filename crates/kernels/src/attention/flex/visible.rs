@@ -1,10 +1,18 @@
-//! Which keys a query sees.
+//! Which keys a query sees, and which parts of a block of scores that makes worth computing.
+
+use std::ops::Range;
 
 use burn::backend::flex::FlexTensor;
 
 use super::super::Dims;
-use super::ROWS;
 use crate::flex_data::integers;
+
+/// Query rows per block. Fixed, as the next two: they decide the order of sums.
+pub(super) const ROWS: usize = 64;
+/// Queries of a vector.
+pub(super) const LANES: usize = 16;
+/// Keys of a tile.
+pub(super) const KEYS: usize = 8;
 
 /// The causal rule and the starts of documents.
 pub(super) struct Visible {
@@ -13,7 +21,7 @@ pub(super) struct Visible {
     dims: Dims,
 }
 
-/// A block of query rows and the keys it sees.
+/// A block of queries and the keys it sees, counted from the first that any of them sees.
 pub(super) struct Block {
     /// The first query of the block.
     pub(super) first: usize,
@@ -23,14 +31,11 @@ pub(super) struct Block {
     pub(super) from: usize,
     /// The number of keys from there up to the last that any sees.
     pub(super) width: usize,
-    seen: [(usize, usize); ROWS],
-}
-
-impl Block {
-    /// Per query the keys it sees, counted from `from`.
-    pub(super) fn seen(&self) -> &[(usize, usize)] {
-        &self.seen[..self.n]
-    }
+    /// Per query the keys it sees; none for the lanes past the last query.
+    first_key: [i32; ROWS],
+    end_key: [i32; ROWS],
+    /// Per vector the keys that any of its queries sees, in whole tiles.
+    key_ranges: [Range<usize>; ROWS / LANES],
 }
 
 impl Visible {
@@ -53,20 +58,130 @@ impl Visible {
         Self { starts, dims }
     }
 
+    /// The keys that query `row` of sequence `b` sees.
+    pub(super) fn keys(&self, b: usize, row: usize) -> Range<usize> {
+        let Dims { s, t, .. } = self.dims;
+        self.starts.as_ref().map_or(0, |starts| starts[b * s + row])..t - s + row + 1
+    }
+
     /// Block `index` of the queries of sequence `b`.
     pub(super) fn block(&self, b: usize, index: usize) -> Block {
-        let Dims { s, t, .. } = self.dims;
         let first = index * ROWS;
-        let n = ROWS.min(s - first);
-        let mut seen = [(0, 0); ROWS];
-        for (i, seen) in seen[..n].iter_mut().enumerate() {
-            let start = self.starts.as_ref().map_or(0, |starts| starts[b * s + first + i]);
-            *seen = (start, t - s + first + i + 1);
+        let n = ROWS.min(self.dims.s - first);
+        let from = (0..n).map(|i| self.keys(b, first + i).start).min().unwrap_or(0);
+        let width = self.keys(b, first + n - 1).end - from;
+        let (mut first_key, mut end_key) = ([0; ROWS], [0; ROWS]);
+        for i in 0..n {
+            let keys = self.keys(b, first + i);
+            (first_key[i], end_key[i]) = ((keys.start - from) as i32, (keys.end - from) as i32);
         }
-        let from = seen[..n].iter().map(|seen| seen.0).min().unwrap_or(0);
-        for seen in &mut seen[..n] {
-            *seen = (seen.0 - from, seen.1 - from);
+        let mut key_ranges = std::array::from_fn(|vector| {
+            let lanes = (vector * LANES).min(n)..(vector * LANES + LANES).min(n);
+            let start = first_key[lanes.clone()].iter().min().map_or(0, |&key| key as usize);
+            let end = end_key[lanes].iter().max().map_or(0, |&key| key as usize);
+            start / KEYS * KEYS..end.next_multiple_of(KEYS).min(width)
+        });
+        // Ends grow by the causal rule. Starts that do, too, make the vectors of a tile neighbours.
+        for vector in (1..n.div_ceil(LANES)).rev() {
+            let next = key_ranges[vector].start;
+            key_ranges[vector - 1].start = key_ranges[vector - 1].start.min(next);
         }
-        Block { first, n, from, width: seen[n - 1].1, seen }
+        Block { first, n, from, width, first_key, end_key, key_ranges }
+    }
+}
+
+impl Block {
+    /// The queries, rounded up to whole vectors.
+    pub(super) fn lanes(&self) -> usize {
+        self.n.next_multiple_of(LANES)
+    }
+
+    /// Per vector of queries the keys that any of them sees, in whole tiles.
+    pub(super) fn key_ranges(&self) -> &[Range<usize>] {
+        &self.key_ranges[..self.lanes() / LANES]
+    }
+
+    /// The first key that each query of a vector sees, and the end of its keys.
+    pub(super) fn lane_keys(&self, vector: usize) -> (&[i32; LANES], &[i32; LANES]) {
+        let lanes = vector * LANES..;
+        (
+            self.first_key[lanes.clone()].first_chunk().expect("a whole vector"),
+            self.end_key[lanes].first_chunk().expect("a whole vector"),
+        )
+    }
+
+    /// The tiles of keys with the vectors of queries of which any sees any of its keys.
+    pub(super) fn tiles(&self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+        (0..self.width).step_by(KEYS).map(|start| {
+            let sees = |keys: &Range<usize>| keys.start <= start && start < keys.end;
+            let first = self.key_ranges().iter().position(sees);
+            let last = self.key_ranges().iter().rposition(sees);
+            let vectors = first.zip(last).map_or(0..0, |(first, last)| first..last + 1);
+            (start..(start + KEYS).min(self.width), vectors)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::TensorData;
+
+    fn dims(s: usize, t: usize) -> Dims {
+        Dims { b: 1, n_heads: 1, n_kv_heads: 1, s, t, head_dim: 1 }
+    }
+
+    /// Every visible pair lies in a tile, each vector of a tile has the tile in its range, and
+    /// every tile in a vector's range has the vector.
+    fn check(visible: &Visible, s: usize) {
+        for index in 0..s.div_ceil(ROWS) {
+            let block = visible.block(0, index);
+            let mut in_tiles = vec![false; block.width * block.lanes()];
+            for (keys, vectors) in block.tiles() {
+                for (key, vector) in keys.flat_map(|k| vectors.clone().map(move |v| (k, v))) {
+                    assert!(block.key_ranges()[vector].contains(&key));
+                    in_tiles[key * block.lanes() + vector * LANES..][..LANES].fill(true);
+                }
+            }
+            for (vector, keys) in block.key_ranges().iter().enumerate() {
+                for key in keys.clone() {
+                    assert!(in_tiles[key * block.lanes() + vector * LANES]);
+                }
+            }
+            for i in 0..block.n {
+                for key in visible.keys(0, block.first + i) {
+                    assert!(in_tiles[(key - block.from) * block.lanes() + i]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn tiles_cover_what_is_visible_and_agree_with_the_ranges() {
+        for (s, t) in [(1, 1), (1, 9), (64, 64), (65, 65), (100, 333), (257, 257)] {
+            check(&Visible::new(None, dims(s, t)), s);
+            for seed in 1..20 {
+                let start = |i: usize| (i * 7919 * seed % 1009) as i32 % (t - s + i + 1) as i32;
+                let starts = TensorData::new((0..s).map(start).collect(), [1, s]);
+                check(&Visible::new(Some(&FlexTensor::from_data(starts)), dims(s, t)), s);
+            }
+        }
+    }
+
+    #[test]
+    fn whole_blocks_cost_little_more_than_the_triangle() {
+        let visible = Visible::new(None, dims(256, 256));
+        let tiles = |index| {
+            visible.block(0, index).tiles().map(|(k, v)| k.len() * v.len() * LANES).sum::<usize>()
+        };
+        let computed: usize = (0..4).map(tiles).sum();
+        assert!(computed < 256 * 257 / 2 * 108 / 100, "{computed}");
+    }
+
+    #[test]
+    #[should_panic(expected = "document_starts[0, 1] is -1")]
+    fn starts_are_not_negative() {
+        let starts = FlexTensor::from_data(TensorData::new(vec![0i32, -1], [1, 2]));
+        Visible::new(Some(&starts), dims(2, 2));
     }
 }
