@@ -1,4 +1,66 @@
-//! The `caravan` program.
+//! The `caravan` program: typed arguments, nothing else. What the commands do lives in the crates.
+
+mod bench;
+mod data;
+mod evaluate;
+mod export;
+mod generate;
+mod output;
+mod source;
+mod tokenizer;
+mod train;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Large short-lived buffers come and go with every step; mimalloc keeps their pages.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-fn main() {}
+
+/// Trains LLaMA models from raw text to a model that talks.
+#[derive(Debug, Parser)]
+#[command(name = "caravan", version, about, max_term_width = 100)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Train a model; without arguments the default configuration on the fixtures.
+    Train(train::Args),
+    /// Let a model write.
+    Generate(generate::Args),
+    /// Score a model on text, tasks or given ids.
+    Eval(evaluate::Args),
+    /// Train and use tokenizers.
+    Tokenizer(tokenizer::Args),
+    /// Build and look into shards.
+    Data(data::Args),
+    /// Write a run's model in Hugging Face form.
+    Export(export::Args),
+    /// Measure speed.
+    Bench(bench::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Args::parse().command {
+        Command::Train(args) => train::run(args),
+        Command::Generate(args) => generate::run(&args),
+        Command::Eval(args) => evaluate::run(&args),
+        Command::Tokenizer(args) => tokenizer::run(&args),
+        Command::Data(args) => data::run(&args),
+        Command::Export(args) => export::run(&args),
+        Command::Bench(args) => bench::run(&args),
+    };
+    match result {
+        Ok(code) => code,
+        // The reader of our output left, as `head` does: nothing to complain about.
+        Err(e) if output::is_broken_pipe(&e) => ExitCode::SUCCESS,
+        Err(e) => {
+            output::error(&e);
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,1 +1,41 @@
-//! The training program as a library: configuration, plan, step, loop, metrics, run directories.
+//! The training program as a library.
+//!
+//! ```text
+//! RunConfig -> Plan -> data (tokenizer, shards, loader) -> loop { step, record, evaluate, save } -> report
+//! ```
+//!
+//! [`train`] starts a run in a folder, [`resume`] goes on with it bit for bit, [`open_run`] gives
+//! configuration, model and tokenizer to everyone who reads a run. One update is [`step`], which
+//! knows nothing of files; `examples/train_and_predict.rs` goes through all of it on one page.
+
+mod config;
+mod console;
+mod data;
+mod error;
+mod memory;
+mod metrics;
+mod observer;
+mod plan;
+mod report;
+mod run;
+mod run_dir;
+mod state;
+mod step;
+mod validation;
+
+pub use config::{
+    DataSection, KEYS, Key, ModelSection, OptimSection, ParallelSection, RunConfig, RunSection,
+};
+pub use console::{Console, clock};
+pub use data::{Data, build_config, describe_shards, loader, prepare};
+pub use error::{Result, TrainError};
+pub use memory::{Memory, parse_bytes, peak_rss_bytes, show_bytes};
+pub use metrics::{Metrics, Row, draw_loss, read_rows};
+pub use observer::{Event, Observer, Silent};
+pub use plan::{Plan, group};
+pub use report::{Report, next_commands};
+pub use run::{Outcome, resume, train};
+pub use run_dir::{OpenRun, RunDir, open_run};
+pub use state::{Position, new_optimizer};
+pub use step::{NotFinite, StepOutcome, StepSettings, for_inference, step, to_device};
+pub use validation::{Sample, sample, samples, score, text_options};

@@ -1,0 +1,148 @@
+//! `caravan bench train`: tokens per second of a whole update, comparable with PyTorch on the same shapes.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use burn::tensor::{Int, Tensor, TensorData};
+use caravan_model::Kernels;
+use caravan_model::{Llama, SpecialIds, WeightDtype, load_hf, preset, save_hf};
+use caravan_optim::{AdamW, AdamWConfig, Placement};
+use caravan_parallel::{Activations, MicroBatch};
+use caravan_train::{StepSettings, for_inference, step};
+use clap::Subcommand;
+
+use crate::output;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Training throughput of a preset.
+    Train(TrainArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct TrainArgs {
+    /// Where to compute; may be given several times.
+    #[arg(long, default_values_t = ["flex".to_owned()])]
+    device: Vec<String>,
+    /// Number format.
+    #[arg(long, default_value = "f32", value_parser = ["f32", "bf16"])]
+    dtype: String,
+    /// Shapes: 8m or 46m.
+    #[arg(long, default_value = "8m", value_parser = ["8m", "46m"])]
+    preset: String,
+    /// Updates; the median of those after the first two counts.
+    #[arg(long, default_value_t = 10)]
+    steps: usize,
+    /// Start from this Hugging Face folder and print every loss.
+    #[arg(long, value_name = "HFDIR")]
+    weights: Option<PathBuf>,
+    /// Write the initial weights to this folder first, in Hugging Face form.
+    #[arg(long, value_name = "HFDIR")]
+    save_weights: Option<PathBuf>,
+    /// fused or reference.
+    #[arg(long, default_value = "fused", value_parser = ["fused", "reference"])]
+    kernels: String,
+    /// Recompute activations block by block.
+    #[arg(long)]
+    recompute: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let Command::Train(args) = &args.command;
+    for device in &args.device {
+        train(args, device)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn train(args: &TrainArgs, device_name: &str) -> Result<()> {
+    if args.dtype != "f32" {
+        bail!("--dtype {}: this version trains in f32\nhelp: use --dtype f32", args.dtype);
+    }
+    if args.steps < 3 {
+        bail!("--steps {}: the first two steps do not count\nhelp: give at least 3", args.steps);
+    }
+    let device = caravan_model::device::parse(device_name)?.autodiff();
+    let kernels = if args.kernels == "fused" { Kernels::Fused } else { Kernels::Reference };
+    let (seq_len, rows) = if args.preset == "8m" { (256, 8) } else { (512, 4) };
+    let mut config = preset(&args.preset)?;
+    config.max_seq_len = seq_len;
+    let mut model = match &args.weights {
+        Some(dir) => load_hf(dir, kernels, &device)?.0,
+        None => Llama::init(&config, 0, kernels, &device)?,
+    };
+    if let Some(dir) = &args.save_weights {
+        save_hf(
+            &for_inference(&model),
+            dir,
+            WeightDtype::F32,
+            &SpecialIds { bos: None, eos: None },
+        )?;
+    }
+    let placement = if device_name == "flex" { Placement::Host } else { Placement::Device };
+    let mut optimizer = AdamW::new(AdamWConfig::default(), placement)?;
+    let settings = StepSettings {
+        lr: 1e-3,
+        weight_decay: 0.1,
+        grad_clip: 1.0,
+        activations: if args.recompute { Activations::Recompute } else { Activations::Keep },
+    };
+    let (mut rates, mut losses) = (Vec::new(), Vec::new());
+    for _ in 0..args.steps {
+        let batch = batch(rows, seq_len, config.vocab_size, &device);
+        let begun = Instant::now();
+        let outcome;
+        (model, outcome) = step(model, &mut optimizer, std::iter::once(batch), settings).map_err(
+            |(_, found)| {
+                anyhow::anyhow!(
+                    "{} is not finite ({})\nhelp: start from other weights",
+                    found.what,
+                    found.value
+                )
+            },
+        )?;
+        rates.push((rows * seq_len) as f64 / begun.elapsed().as_secs_f64());
+        losses.push(outcome.loss.mean());
+    }
+    let mut counted = rates[2..].to_vec();
+    counted.sort_by(f64::total_cmp);
+    output::line(&format!(
+        "train preset={} device={device_name} dtype={} params={} loss={:.4} tokens_per_sec={:.0}",
+        args.preset,
+        args.dtype,
+        config.param_count(),
+        losses[losses.len() - 1],
+        counted[counted.len() / 2]
+    ))?;
+    if args.weights.is_some() {
+        let losses: Vec<String> = losses.iter().map(|l| format!("{l:.6}")).collect();
+        output::line(&format!("losses {}", losses.join(" ")))?;
+    }
+    Ok(())
+}
+
+/// The token stream that every framework in the comparison sees.
+fn batch(rows: usize, seq_len: usize, vocab: usize, device: &burn::tensor::Device) -> MicroBatch {
+    let token = |i: usize| ((i * 7919 + i / 3 * 31) % vocab) as i32;
+    let at = |shift: usize| -> Vec<i32> {
+        (0..rows)
+            .flat_map(|r| (0..seq_len).map(move |t| token(r * (seq_len + 1) + t + shift)))
+            .collect()
+    };
+    let tensor =
+        |values| Tensor::<2, Int>::from_data(TensorData::new(values, [rows, seq_len]), device);
+    MicroBatch {
+        tokens: tensor(at(0)),
+        targets: tensor(at(1)),
+        document_starts: None,
+        n_targets: (rows * seq_len) as u64,
+    }
+}

@@ -1,0 +1,79 @@
+//! `--run DIR | --model HFDIR`: a model, its tokenizer, and how it reads text.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Result;
+use caravan_model::Kernels;
+use caravan_model::Llama;
+use caravan_tokenizer::Tokenizer;
+use caravan_train::open_run;
+
+/// Where a model comes from.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Source {
+    /// Folder of a training run.
+    #[arg(long, value_name = "DIR", required_unless_present = "model", conflicts_with = "model")]
+    pub(crate) run: Option<PathBuf>,
+    /// Folder with a model in Hugging Face form.
+    #[arg(long, value_name = "HFDIR")]
+    pub(crate) model: Option<PathBuf>,
+    /// Where to compute: flex, tch, cuda, cuda:1, ...
+    #[arg(long, default_value = "flex")]
+    pub(crate) device: String,
+}
+
+/// A model ready to be asked.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) model: Llama,
+    /// Absent where a Hugging Face folder holds none.
+    pub(crate) tokenizer: Option<Arc<Tokenizer>>,
+    /// Whether it was trained with attention kept inside documents.
+    pub(crate) document_mask: bool,
+    pub(crate) folder: PathBuf,
+}
+
+impl Source {
+    /// Loads it.
+    pub(crate) fn load(&self) -> Result<Loaded> {
+        let device = caravan_model::device::parse(&self.device)?;
+        if let Some(dir) = &self.run {
+            let run = open_run(dir, &device)?;
+            return Ok(Loaded {
+                model: run.model,
+                tokenizer: Some(run.tokenizer),
+                document_mask: run.config.data.document_mask,
+                folder: dir.clone(),
+            });
+        }
+        let dir = self.model.clone().unwrap_or_default();
+        let (model, report) = caravan_model::load_hf(&dir, Kernels::Fused, &device)?;
+        for note in &report.notes {
+            crate::output::note(&format!("note: {note}"));
+        }
+        for name in &report.unused {
+            crate::output::note(&format!(
+                "note: tensor `{name}` of `{}` is not part of the model and was not used",
+                dir.display()
+            ));
+        }
+        let has_tokenizer =
+            ["tokenizer.model", "tokenizer.json"].iter().any(|f| dir.join(f).exists());
+        let tokenizer = if has_tokenizer { Some(Arc::new(Tokenizer::load(&dir)?)) } else { None };
+        // One document a row is right for every model, however it was trained.
+        Ok(Loaded { model, tokenizer, document_mask: true, folder: dir })
+    }
+}
+
+impl Loaded {
+    /// The tokenizer, or how to get one.
+    pub(crate) fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer.as_deref().ok_or_else(|| {
+            anyhow::anyhow!(
+                "`{}` holds no tokenizer\nhelp: put the model's tokenizer.model or tokenizer.json into that folder",
+                self.folder.display()
+            )
+        })
+    }
+}

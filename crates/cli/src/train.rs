@@ -1,0 +1,206 @@
+//! `caravan train`
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Result, bail};
+use caravan_train::{Console, KEYS, Outcome, RunConfig, RunDir, next_commands, resume, train};
+
+use crate::output;
+
+/// The configuration that is used without any argument.
+const DEFAULT_CONFIG: &str = "configs/fixtures.toml";
+/// Runs that are not given a folder get one in here.
+const RUNS: &str = "runs";
+/// What a shell reports for a program ended by Ctrl-C.
+const INTERRUPTED: u8 = 130;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = keys_help())]
+pub(crate) struct Args {
+    /// TOML file with settings.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Text to train on: file, folder or glob; may be given several times.
+    #[arg(long, value_name = "PATH")]
+    text: Vec<String>,
+    /// Folder of the run; by default a new one under runs/.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Where to compute: flex, tch, cuda, cuda:1, ...
+    #[arg(long, default_value = "flex")]
+    device: String,
+    /// Ranks to split the work over.
+    #[arg(long, default_value_t = 1)]
+    ranks: usize,
+    /// How ranks talk: threads or mpi.
+    #[arg(long, default_value = "threads", value_parser = ["threads", "mpi"])]
+    transport: String,
+    /// Go on with the run in --out from its newest checkpoint; without --out the newest run.
+    #[arg(long)]
+    resume: bool,
+    /// Settings on top of the configuration, key=value.
+    #[arg(value_name = "KEY=VALUE")]
+    settings: Vec<String>,
+}
+
+pub(crate) fn run(args: Args) -> Result<ExitCode> {
+    if args.ranks != 1 || args.transport != "threads" {
+        bail!(
+            "--ranks {} --transport {}: this version trains on one rank\nhelp: leave --ranks and --transport out; a larger batch is reached with global_batch=N",
+            args.ranks,
+            args.transport
+        );
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&stop);
+    ctrlc::set_handler(move || {
+        if asked.swap(true, Ordering::Relaxed) {
+            // The second time somebody means it. Checkpoints are atomic, so nothing is lost but time.
+            std::process::abort();
+        }
+        output::note("\nstopping after this step and saving; press Ctrl-C again to stop at once");
+    })?;
+    let mut console = Console::new();
+    let outcome = if args.resume {
+        let dir = RunDir::new(match &args.out {
+            Some(out) => out.clone(),
+            None => newest_run()?,
+        });
+        output::note(&format!("run folder: {}", dir.path().display()));
+        resume(&dir, &args.device, |saved| changed(&args, saved), &stop, &mut console)
+            .map(|o| (dir, o))
+    } else {
+        let (config, name) = configuration(&args)?;
+        let dir = RunDir::new(args.out.clone().unwrap_or_else(|| fresh_dir(&name)));
+        output::note(&format!("run folder: {}", dir.path().display()));
+        train(config, &args.device, &dir, &stop, &mut console).map(|o| (dir, o))
+    };
+    console.close();
+    let (dir, outcome) = outcome?;
+    match outcome {
+        Outcome::Finished(report) => {
+            output::note(&format!("\n{}", report.markdown));
+            output::note(&format!(
+                "report: {}\nnext:\n{}",
+                dir.report().display(),
+                next_commands(&dir)
+            ));
+            Ok(ExitCode::SUCCESS)
+        }
+        Outcome::Stopped { step, steps, checkpoint } => {
+            output::note(&format!(
+                "stopped after step {step} of {steps}, saved `{}`\nhelp: go on with `cargo xtask train --resume --out {}`",
+                checkpoint.display(),
+                dir.path().display()
+            ));
+            Ok(ExitCode::from(INTERRUPTED))
+        }
+    }
+}
+
+/// The configuration of a new run and a name for its folder.
+fn configuration(args: &Args) -> Result<(RunConfig, String)> {
+    let file = match &args.config {
+        Some(path) => Some(path.clone()),
+        None if args.text.is_empty() && !sets_text(&args.settings) => {
+            if !Path::new(DEFAULT_CONFIG).exists() {
+                bail!(
+                    "there is no text to train on, and no `{DEFAULT_CONFIG}` here\nhelp: name your text with --text FILE, or run from the folder of Caravan's sources"
+                );
+            }
+            Some(PathBuf::from(DEFAULT_CONFIG))
+        }
+        None => None,
+    };
+    let mut config = match &file {
+        Some(path) => RunConfig::from_file(path)?,
+        None => RunConfig::default(),
+    };
+    if !args.text.is_empty() {
+        config.data.text.clone_from(&args.text);
+    }
+    let config = config.with_overrides(&args.settings)?;
+    let named = file.as_deref().or_else(|| config.data.text.first().map(Path::new));
+    let name = named
+        .and_then(Path::file_stem)
+        .map_or("run".to_owned(), |s| s.to_string_lossy().replace(['*', '?'], "_"));
+    Ok((config, name))
+}
+
+/// The settings of a run that is resumed: its own, with the words of this call on top.
+fn changed(args: &Args, saved: RunConfig) -> Result<RunConfig, caravan_train::TrainError> {
+    let mut config = match &args.config {
+        Some(path) => {
+            // The file again, which must say what it said before; what was derived from it stays.
+            let file = RunConfig::from_file(path)?;
+            RunConfig {
+                optim: caravan_train::OptimSection {
+                    min_lr: file.optim.min_lr.or(saved.optim.min_lr),
+                    warmup_steps: file.optim.warmup_steps.or(saved.optim.warmup_steps),
+                    ..file.optim
+                },
+                ..file
+            }
+        }
+        None => saved,
+    };
+    if !args.text.is_empty() {
+        config.data.text.clone_from(&args.text);
+    }
+    config.with_overrides(&args.settings)
+}
+
+fn sets_text(settings: &[String]) -> bool {
+    settings.iter().any(|s| s.starts_with("text="))
+}
+
+/// `runs/NAME-1`, or the first number that is free.
+fn fresh_dir(name: &str) -> PathBuf {
+    let mut n = 1;
+    loop {
+        let dir = Path::new(RUNS).join(format!("{name}-{n}"));
+        if !dir.exists() {
+            return dir;
+        }
+        n += 1;
+    }
+}
+
+/// The run under runs/ that was started or saved last.
+fn newest_run() -> Result<PathBuf> {
+    let mut newest: Option<(std::time::SystemTime, PathBuf)> = None;
+    for entry in std::fs::read_dir(RUNS).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let touched = [path.join("checkpoints/LATEST"), path.join("config.toml")];
+        let Some(time) = touched.iter().find_map(|p| p.metadata().and_then(|m| m.modified()).ok())
+        else {
+            continue;
+        };
+        if newest.as_ref().is_none_or(|(t, _)| time > *t) {
+            newest = Some((time, path));
+        }
+    }
+    match newest {
+        Some((_, path)) => Ok(path),
+        None => {
+            bail!("there is no run under `{RUNS}/` to resume\nhelp: name its folder with --out DIR")
+        }
+    }
+}
+
+fn keys_help() -> String {
+    let mut out = String::from("Keys (sections of the TOML file):\n");
+    let mut section = "";
+    for key in KEYS {
+        if key.section != section {
+            section = key.section;
+            out.push_str(&format!("\n  [{section}] "));
+        }
+        out.push_str(key.name);
+        out.push(' ');
+    }
+    out
+}

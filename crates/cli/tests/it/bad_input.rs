@@ -1,0 +1,152 @@
+//! One clear error for every mistake: what was expected, what was found, what to do.
+
+use std::path::Path;
+
+use crate::support::{caravan, folder, ok, train_args};
+
+/// Runs the program, expects a failure that names `words`, ends in help and is no panic.
+fn refused(dir: &Path, args: &[&str], words: &[&str]) {
+    let output = caravan(dir, args);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{args:?} was accepted:\n{text}");
+    assert_eq!(output.status.code(), Some(1), "{args:?}\n{text}");
+    assert!(!text.contains("panicked"), "{args:?}\n{text}");
+    let error = text.lines().filter(|l| l.starts_with("error: ")).count();
+    assert_eq!(error, 1, "{args:?}: one line that says error\n{text}");
+    assert!(text.contains("help: "), "{args:?}\n{text}");
+    for word in words {
+        assert!(text.contains(word), "{args:?}: no `{word}` in\n{text}");
+    }
+}
+
+#[test]
+fn settings() {
+    let (_guard, dir) = folder();
+    let train =
+        |word: &'static str, words: &[&str]| refused(&dir, &train_args("run", &[word]), words);
+    train("stepz=3", &["unknown key `stepz`", "did you mean `steps`"]);
+    train("steps=soon", &["`steps`", "soon"]);
+    train("steps=0", &["steps = 0"]);
+    train("micro_batch=4", &["global_batch = 6", "micro_batch = 4"]);
+    train("n_kv_heads=3", &["n_kv_heads"]);
+    train("preset=9m", &["9m"]);
+    train("schedule=cosin", &["cosin", "cosine"]);
+    train("val_fraction=1.5", &["val_fraction"]);
+    train("dtype=f8", &["f8"]);
+    train("tensor_parallel=2", &["tensor_parallel = 2", "one rank"]);
+    train("memory_limit=1MB", &["memory_limit", "predicted"]);
+    train("memory_limit=lots", &["memory_limit", "lots"]);
+    train("seq_len=1000000", &["1000000"]);
+    train("vocab_size=100", &["100"]);
+    train("vocab_size=50000", &["50000"]);
+    train("warmup_steps=99", &["warmup"]);
+    train("packing=tight", &["tight", "best_fit"]);
+    train("tokenizer=absent.model", &["absent.model"]);
+    std::fs::write(dir.join("c.toml"), "[run]\nsteps = \n").unwrap();
+    refused(&dir, &["train", "--config", "c.toml", "--text", "text.txt"], &["c.toml", "line 2"]);
+    refused(&dir, &["train", "--config", "absent.toml"], &["absent.toml"]);
+    assert!(!dir.join("run").join("config.toml").exists(), "nothing was started");
+}
+
+#[test]
+fn texts() {
+    let (_guard, dir) = folder();
+    let train = |path: &str, words: &[&str]| {
+        let mut args = train_args("run", &[]);
+        args[2] = path;
+        refused(&dir, &args, words);
+    };
+    train("absent.txt", &["absent.txt"]);
+    std::fs::write(dir.join("empty.txt"), "").unwrap();
+    train("empty.txt", &["empty.txt"]);
+    std::fs::create_dir(dir.join("folder")).unwrap();
+    train("folder", &["folder"]);
+    train("*.nothing", &["*.nothing"]);
+    std::fs::write(dir.join("latin.txt"), b"caf\xe9 au lait\n").unwrap();
+    train("latin.txt", &["latin.txt", "3"]);
+    std::fs::write(dir.join("bad.jsonl"), "{\"text\": \"fine\"}\n{\"text\": oops}\n").unwrap();
+    train("bad.jsonl", &["bad.jsonl", "2"]);
+    std::fs::write(dir.join("field.jsonl"), "{\"txt\": \"fine\"}\n").unwrap();
+    train("field.jsonl", &["field.jsonl", "text"]);
+    std::fs::write(dir.join("cut.txt.gz"), [0x1f, 0x8b, 8, 0, 0, 0, 0, 0]).unwrap();
+    train("cut.txt.gz", &["cut.txt.gz"]);
+    std::fs::write(dir.join("not.parquet"), "PAR0").unwrap();
+    train("not.parquet", &["not.parquet"]);
+}
+
+#[test]
+fn damaged_files() {
+    let (_guard, dir) = folder();
+    ok(&dir, &train_args("run", &["steps=4", "checkpoint_every=2"]));
+    let flip = |path: &Path, at: usize| {
+        let mut bytes = std::fs::read(path).unwrap();
+        let at = at.min(bytes.len() - 1);
+        bytes[at] ^= 0x10;
+        std::fs::write(path, bytes).unwrap();
+    };
+    let latest = std::fs::read_to_string(dir.join("run/checkpoints/LATEST")).unwrap();
+    let checkpoint = dir.join("run/checkpoints").join(latest.trim());
+    let tensors = checkpoint.join("rank-00000.safetensors");
+    let good = std::fs::read(&tensors).unwrap();
+    flip(&tensors, good.len() / 2);
+    let generate = ["generate", "--run", "run", "--prompt", "The"];
+    refused(&dir, &generate, &["rank-00000.safetensors"]);
+    refused(&dir, &["train", "--resume", "--out", "run"], &["rank-00000.safetensors"]);
+    std::fs::write(&tensors, &good[..good.len() / 2]).unwrap();
+    refused(&dir, &generate, &["rank-00000.safetensors"]);
+    std::fs::write(&tensors, &good).unwrap();
+    ok(&dir, &generate);
+    let manifest = checkpoint.join("manifest.json");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    std::fs::write(&manifest, "{").unwrap();
+    refused(&dir, &generate, &["manifest.json"]);
+    std::fs::write(&manifest, text).unwrap();
+
+    ok(
+        &dir,
+        &[
+            "tokenizer",
+            "train",
+            "--text",
+            "text.txt",
+            "--vocab-size",
+            "310",
+            "--out",
+            "other.model",
+        ],
+    );
+    ok(
+        &dir,
+        &["data", "build", "--tokenizer", "other.model", "--text", "text.txt", "--out", "shards"],
+    );
+    let shard = std::fs::read_dir(dir.join("shards"))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .find(|p| p.extension().is_some_and(|e| e == "shard"))
+        .unwrap();
+    let good = std::fs::read(&shard).unwrap();
+    flip(&shard, good.len() / 2);
+    refused(&dir, &["data", "verify", "--data", "shards"], &[".shard"]);
+    std::fs::write(&shard, &good[..good.len() - 9]).unwrap();
+    refused(&dir, &["data", "inspect", "--data", "shards"], &[".shard"]);
+    std::fs::copy(dir.join("other.model"), dir.join("run/tokenizer.model")).unwrap();
+    refused(&dir, &generate, &["tokenizer"]);
+    std::fs::write(dir.join("run/tokenizer.model"), "junk").unwrap();
+    refused(&dir, &generate, &["tokenizer.model"]);
+}
+
+#[test]
+fn places() {
+    let (_guard, dir) = folder();
+    refused(&dir, &["generate", "--run", "nowhere", "--prompt", "x"], &["nowhere"]);
+    refused(&dir, &["generate", "--model", "nowhere", "--prompt", "x"], &["nowhere"]);
+    refused(&dir, &["train", "--resume", "--out", "nowhere"], &["nowhere", "no run to resume"]);
+    std::fs::create_dir(dir.join("full")).unwrap();
+    std::fs::write(dir.join("full/thesis.txt"), "mine").unwrap();
+    refused(&dir, &train_args("full", &[]), &["full", "thesis.txt"]);
+    refused(&dir, &train_args("run", &["--device", "abacus"]), &["abacus"]);
+    refused(&dir, &train_args("run", &["--device", "cuda"]), &["cuda"]);
+    refused(&dir, &train_args("run", &["--ranks", "2"]), &["one rank"]);
+    refused(&dir, &["data", "verify", "--data", "nowhere"], &["nowhere"]);
+    refused(&dir, &["train"], &["no text"]);
+}

@@ -1,0 +1,6 @@
+//! The program as its users meet it: real processes, real files.
+
+mod bad_input; // every mistake gives one clear error and no panic
+mod commands; // the commands on a tiny run
+mod kill; // SIGKILL at random moments, resumed to the same bits
+mod support; // a text, a configuration, a way to call the program

@@ -1,0 +1,396 @@
+//! From a configuration to a plan: everything that can be refused is refused here, before any
+//! text is read or memory taken.
+
+use std::fmt::Write as _;
+
+use burn::tensor::Device;
+use caravan_dataset::Packing;
+use caravan_model::Kernels;
+use caravan_model::LlamaConfig;
+use caravan_optim::{AdamWConfig, LrSchedule, Schedule, ScheduleConfig};
+use caravan_parallel::Activations;
+
+use crate::config::RunConfig;
+use crate::error::{Result, TrainError};
+use crate::memory::{Memory, parse_bytes, show_bytes};
+
+/// A validated run, but for the vocabulary, which the tokenizer brings.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The configuration with every default filled in.
+    pub config: RunConfig,
+    /// The architecture; `vocab_size` is the tokenizer's once [`Plan::with_vocab`] has run.
+    pub model: LlamaConfig,
+    /// Where it runs, without autodiff.
+    pub device: Device,
+    /// The device as the user names it.
+    pub device_name: String,
+    /// Operator implementations.
+    pub kernels: Kernels,
+    /// Keep or recompute.
+    pub activations: Activations,
+    /// Packing of documents into sequences.
+    pub packing: Packing,
+    /// Learning rate as a function of the step.
+    pub schedule: LrSchedule,
+    /// Moments and epsilon.
+    pub adamw: AdamWConfig,
+    /// Micro-batches per update.
+    pub n_micro_batches: usize,
+    /// Predicted bytes.
+    pub memory: Memory,
+}
+
+impl Plan {
+    /// Checks `config` for `device` (`flex`, `tch`, `cuda:0`, ...).
+    ///
+    /// # Errors
+    /// Any setting that cannot work, with what to change.
+    pub fn new(config: RunConfig, device_name: &str) -> Result<Self> {
+        let device = caravan_model::device::parse(device_name)?;
+        let mut config = config;
+        check_run(&config)?;
+        check_parallel(&config)?;
+        check_data(&config)?;
+        let n_micro_batches = config.run.global_batch / config.run.micro_batch;
+        let model = model_config(&config)?;
+        let kernels = choice(
+            "kernels",
+            &config.run.kernels,
+            &[("fused", Kernels::Fused), ("reference", Kernels::Reference)],
+        )?;
+        let packing = choice(
+            "packing",
+            &config.data.packing,
+            &[("concat", Packing::ConcatSplit), ("best_fit", Packing::BestFit)],
+        )?;
+        let activations =
+            if config.run.recompute { Activations::Recompute } else { Activations::Keep };
+        let steps = config.run.steps;
+        let warmup = *config.optim.warmup_steps.get_or_insert((steps / 50).min(1000));
+        let min_lr = *config.optim.min_lr.get_or_insert(config.optim.peak_lr / 10.0);
+        let schedule = LrSchedule::new(ScheduleConfig {
+            schedule: config.optim.schedule.parse::<Schedule>()?,
+            peak_lr: config.optim.peak_lr,
+            min_lr,
+            warmup_steps: warmup,
+            steps,
+            ..ScheduleConfig::default()
+        })?;
+        let adamw = AdamWConfig {
+            beta1: config.optim.beta1,
+            beta2: config.optim.beta2,
+            ..AdamWConfig::default()
+        };
+        adamw.validate()?;
+        for (key, value) in
+            [("weight_decay", config.optim.weight_decay), ("grad_clip", config.optim.grad_clip)]
+        {
+            if !(value >= 0.0 && value.is_finite()) {
+                return Err(TrainError::plan(
+                    format!("{key} = {value} is not a number from 0 up"),
+                    format!("set {key} to 0 or more, e.g. {key}=1.0 for clipping, 0.1 for decay"),
+                ));
+            }
+        }
+        if config.optim.grad_clip == 0.0 {
+            return Err(TrainError::plan(
+                "grad_clip = 0 would erase every gradient",
+                "set grad_clip=1.0, or a very large number to clip nothing",
+            ));
+        }
+        let memory = Memory::predict(&model, &config, n_micro_batches);
+        Ok(Self {
+            config,
+            model,
+            device,
+            device_name: device_name.to_owned(),
+            kernels,
+            activations,
+            packing,
+            schedule,
+            adamw,
+            n_micro_batches,
+            memory,
+        })
+    }
+
+    /// Fixes the vocabulary and predicts the memory again.
+    ///
+    /// # Errors
+    /// The architecture cannot be built, or it needs more than `memory_limit`.
+    pub fn with_vocab(mut self, vocab_size: usize) -> Result<Self> {
+        self.model.vocab_size = vocab_size;
+        self.model.validate()?;
+        self.memory = Memory::predict(&self.model, &self.config, self.n_micro_batches);
+        if let Some(text) = &self.config.run.memory_limit {
+            let limit = parse_bytes(text)?;
+            if self.memory.total() > limit {
+                return Err(TrainError::plan(
+                    format!(
+                        "the run is predicted to need {}, more than memory_limit = {text}",
+                        show_bytes(self.memory.total())
+                    ),
+                    "lower micro_batch, set recompute=true, choose a smaller model, or raise memory_limit",
+                ));
+            }
+        }
+        Ok(self)
+    }
+
+    /// Tokens of one update, padding included.
+    pub fn tokens_per_step(&self) -> u64 {
+        (self.config.run.global_batch * self.config.run.seq_len) as u64
+    }
+
+    /// The plan as it is printed before training.
+    pub fn describe(&self) -> String {
+        let (run, m) = (&self.config.run, &self.model);
+        let mut out = String::new();
+        let mut line = |name: &str, text: String| {
+            let _ = writeln!(out, "  {name:<12} {text}");
+        };
+        let tied = if m.tie_embeddings { ", tied embeddings" } else { "" };
+        line(
+            "model",
+            format!(
+                "{} parameters: {} layers, d_model {}, {} heads ({} kv) of {}, d_ff {}, vocabulary {}{tied}",
+                group(m.param_count()),
+                m.n_layers,
+                m.d_model,
+                m.n_heads,
+                m.n_kv_heads,
+                m.head_dim,
+                m.d_ff,
+                m.vocab_size
+            ),
+        );
+        let parts: Vec<String> =
+            m.param_breakdown().iter().map(|(name, n)| format!("{name} {}", group(*n))).collect();
+        line("", parts.join(", "));
+        line(
+            "tokens/step",
+            format!(
+                "{} = {} micro-batches x {} sequences x {} tokens",
+                group(self.tokens_per_step()),
+                self.n_micro_batches,
+                run.micro_batch,
+                run.seq_len
+            ),
+        );
+        line(
+            "steps",
+            format!("{} ({} tokens)", group(run.steps), group(run.steps * self.tokens_per_step())),
+        );
+        line(
+            "schedule",
+            format!(
+                "{}: {} warm-up steps to {}, then to {}",
+                self.config.optim.schedule,
+                self.config.optim.warmup_steps.unwrap_or_default(),
+                self.config.optim.peak_lr,
+                self.config.optim.min_lr.unwrap_or_default()
+            ),
+        );
+        line(
+            "memory",
+            format!(
+                "about {} predicted: {}",
+                show_bytes(self.memory.total()),
+                self.memory.describe()
+            ),
+        );
+        line(
+            "device",
+            format!(
+                "{}, {}, {} kernels, activations {}, seed {}",
+                self.device_name,
+                run.dtype,
+                run.kernels,
+                if run.recompute { "recomputed" } else { "kept" },
+                run.seed
+            ),
+        );
+        out
+    }
+}
+
+/// `1234567` as `1,234,567`.
+pub fn group(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(c);
+    }
+    out
+}
+
+fn check_run(config: &RunConfig) -> Result<()> {
+    let run = &config.run;
+    for (name, value) in [
+        ("steps", run.steps),
+        ("seq_len", run.seq_len as u64),
+        ("global_batch", run.global_batch as u64),
+        ("micro_batch", run.micro_batch as u64),
+        ("keep_checkpoints", run.keep_checkpoints as u64),
+    ] {
+        if value == 0 {
+            return Err(TrainError::plan(
+                format!("{name} = 0"),
+                format!("set {name} to 1 or more"),
+            ));
+        }
+    }
+    if !run.global_batch.is_multiple_of(run.micro_batch) {
+        let near = (1..=run.global_batch)
+            .rev()
+            .find(|m| *m <= run.micro_batch && run.global_batch.is_multiple_of(*m))
+            .unwrap_or(1);
+        return Err(TrainError::plan(
+            format!(
+                "global_batch = {} is not a multiple of micro_batch = {}",
+                run.global_batch, run.micro_batch
+            ),
+            format!(
+                "set micro_batch={near}, or global_batch={}",
+                run.global_batch.next_multiple_of(run.micro_batch)
+            ),
+        ));
+    }
+    if run.dtype != "f32" {
+        return Err(TrainError::plan(
+            format!("dtype = \"{}\" is not available for training in this version", run.dtype),
+            "set dtype=f32; exported weights can be bf16 or f16 with `caravan export --dtype`",
+        ));
+    }
+    if let Some(limit) = &run.memory_limit {
+        parse_bytes(limit)?;
+    }
+    Ok(())
+}
+
+fn check_parallel(config: &RunConfig) -> Result<()> {
+    let p = &config.parallel;
+    for (name, value) in [
+        ("data_parallel", p.data_parallel),
+        ("tensor_parallel", p.tensor_parallel),
+        ("pipeline_parallel", p.pipeline_parallel),
+        ("context_parallel", p.context_parallel),
+        ("shard_parallel", p.shard_parallel),
+        ("virtual_stages", p.virtual_stages),
+    ] {
+        if value != 1 {
+            return Err(TrainError::plan(
+                format!("{name} = {value}, but this version runs on one rank"),
+                format!("set {name}=1; a larger global_batch is reached by more micro-batches"),
+            ));
+        }
+    }
+    if p.zero_stage != 0 || p.sequence_parallel {
+        return Err(TrainError::plan(
+            format!(
+                "zero_stage = {}, sequence_parallel = {}: one rank has nothing to share",
+                p.zero_stage, p.sequence_parallel
+            ),
+            "set zero_stage=0 and sequence_parallel=false",
+        ));
+    }
+    if p.reduction != "exact" {
+        return Err(TrainError::plan(
+            format!("reduction = \"{}\" needs several ranks", p.reduction),
+            "set reduction=exact",
+        ));
+    }
+    if !["gpipe", "1f1b", "interleaved"].contains(&p.pipeline_schedule.as_str()) {
+        return Err(TrainError::plan(
+            format!("pipeline_schedule = \"{}\" is unknown", p.pipeline_schedule),
+            "choose gpipe, 1f1b or interleaved",
+        ));
+    }
+    Ok(())
+}
+
+fn check_data(config: &RunConfig) -> Result<()> {
+    let d = &config.data;
+    if !(0.0..1.0).contains(&d.val_fraction) {
+        return Err(TrainError::plan(
+            format!("val_fraction = {} is not in [0, 1)", d.val_fraction),
+            "hold back a tenth: val_fraction=0.1; 0 holds back nothing",
+        ));
+    }
+    if !d.weights.is_empty() && d.weights.len() != d.text.len() {
+        return Err(TrainError::plan(
+            format!("{} weights for {} texts", d.weights.len(), d.text.len()),
+            "give one weight for each entry of `text`, or none",
+        ));
+    }
+    if let Some(w) = d.weights.iter().find(|w| !(**w > 0.0 && w.is_finite())) {
+        return Err(TrainError::plan(
+            format!("weight {w} is not a positive number"),
+            "give each text a weight above 0, or leave it out",
+        ));
+    }
+    if d.document_separator.as_deref() == Some("") {
+        return Err(TrainError::plan(
+            "document_separator is empty",
+            "give the text between two documents, e.g. document_separator='\\n\\n', or leave it out",
+        ));
+    }
+    Ok(())
+}
+
+fn model_config(config: &RunConfig) -> Result<LlamaConfig> {
+    let m = &config.model;
+    let mut model = caravan_model::preset(m.preset.as_deref().unwrap_or("3m"))?;
+    // Sizes that follow from others do so again when one of them is changed.
+    let reshaped = m.d_model.is_some() || m.n_heads.is_some();
+    for (field, value) in [
+        (&mut model.n_layers, m.n_layers),
+        (&mut model.d_model, m.d_model),
+        (&mut model.n_heads, m.n_heads),
+        (&mut model.d_ff, m.d_ff),
+    ] {
+        if let Some(value) = value {
+            *field = value;
+        }
+    }
+    if reshaped {
+        if model.n_heads == 0 {
+            return Err(TrainError::plan("n_heads = 0", "set n_heads to 1 or more"));
+        }
+        if m.head_dim.is_none() && !model.d_model.is_multiple_of(model.n_heads) {
+            return Err(TrainError::plan(
+                format!(
+                    "d_model = {} is not a multiple of n_heads = {}",
+                    model.d_model, model.n_heads
+                ),
+                "change one of them, or set head_dim yourself",
+            ));
+        }
+        model.head_dim = model.d_model / model.n_heads;
+        if m.n_heads.is_some() {
+            model.n_kv_heads = model.n_heads;
+        }
+    }
+    model.n_kv_heads = m.n_kv_heads.unwrap_or(model.n_kv_heads);
+    model.head_dim = m.head_dim.unwrap_or(model.head_dim);
+    model.rope_theta = m.rope_theta.unwrap_or(model.rope_theta);
+    model.tie_embeddings = m.tie_embeddings.unwrap_or(model.tie_embeddings);
+    model.max_seq_len = config.run.seq_len;
+    model.vocab_size = config.data.vocab_size.unwrap_or(model.vocab_size);
+    model.validate()?;
+    Ok(model)
+}
+
+fn choice<T: Copy>(key: &str, value: &str, known: &[(&str, T)]) -> Result<T> {
+    known.iter().find(|(name, _)| *name == value).map(|(_, v)| *v).ok_or_else(|| {
+        let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+        TrainError::plan(
+            format!("{key} = \"{value}\" is unknown"),
+            format!("choose one of: {}", names.join(", ")),
+        )
+    })
+}

@@ -1,0 +1,205 @@
+//! The folder of a run: what lies where, and how others read it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use burn::tensor::Device;
+use caravan_checkpoint::RunLock;
+use caravan_model::Kernels;
+use caravan_model::{Llama, LlamaConfig};
+use caravan_tokenizer::Tokenizer;
+
+use crate::config::RunConfig;
+use crate::data::write_whole;
+use crate::error::{Result, TrainError};
+use crate::state;
+
+/// Holds the path of the shards.
+const SHARDS_NOTE: &str = "shards.txt";
+
+/// Paths inside a run folder.
+#[derive(Clone, Debug)]
+pub struct RunDir {
+    path: PathBuf,
+}
+
+impl RunDir {
+    /// Names a folder; nothing is touched.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The resolved configuration.
+    pub fn config(&self) -> PathBuf {
+        self.path.join("config.toml")
+    }
+
+    /// Checkpoints, one folder each.
+    pub fn checkpoints(&self) -> PathBuf {
+        self.path.join("checkpoints")
+    }
+
+    /// The model in Hugging Face form, written at the end.
+    pub fn export(&self) -> PathBuf {
+        self.path.join("export")
+    }
+
+    /// Notes which shards the run reads, or refuses others than those it began with.
+    ///
+    /// # Errors
+    /// The text has changed since the run began; or the note cannot be written.
+    pub(crate) fn bind_shards(&self, shards: &Path) -> Result<()> {
+        let note = self.path.join(SHARDS_NOTE);
+        if note.exists() {
+            let was = self.shards()?;
+            // Names are content hashes, so equal names are equal contents wherever they lie.
+            if was.file_name() != shards.file_name() {
+                return Err(TrainError::RunDir {
+                    path: self.path.clone(),
+                    problem: format!(
+                        "the text or the tokenizer has changed since the run began (shards `{}`, now `{}`)",
+                        was.display(),
+                        shards.display()
+                    ),
+                    help: "put the text back as it was, or start a new run with --out".to_owned(),
+                });
+            }
+        }
+        write_whole(&note, format!("{}\n", shards.display()).as_bytes())?;
+        Ok(())
+    }
+
+    /// The folder of shards that the run reads.
+    ///
+    /// # Errors
+    /// The run has not come so far, or its folder is damaged.
+    pub fn shards(&self) -> Result<PathBuf> {
+        let note = self.path.join(SHARDS_NOTE);
+        let text = std::fs::read_to_string(&note).map_err(TrainError::io("reading", &note))?;
+        Ok(PathBuf::from(text.trim_end()))
+    }
+
+    /// The picture of the loss.
+    pub fn loss_svg(&self) -> PathBuf {
+        self.path.join("loss.svg")
+    }
+
+    /// The report, written at the end.
+    pub fn report(&self) -> PathBuf {
+        self.path.join("report.md")
+    }
+
+    /// Takes the folder for a new run: it must be empty or absent.
+    ///
+    /// # Errors
+    /// Another process works in it, it holds a run already, or other files.
+    pub fn create(&self) -> Result<RunLock> {
+        if self.config().exists() {
+            // A live run is the more useful thing to say.
+            drop(RunLock::acquire(&self.path)?);
+            return Err(TrainError::RunDir {
+                path: self.path.clone(),
+                problem: "already holds a run".to_owned(),
+                help: format!(
+                    "go on with it: `--resume --out {}`, or choose another folder with --out",
+                    self.path.display()
+                ),
+            });
+        }
+        if self.path.exists() {
+            let entries = std::fs::read_dir(&self.path)
+                .map_err(TrainError::io("reading folder", &self.path))?;
+            for entry in entries {
+                let name = entry.map_err(TrainError::io("reading folder", &self.path))?.file_name();
+                // A run killed before it wrote its configuration leaves only its lock.
+                if name != RunLock::FILE_NAME {
+                    return Err(TrainError::RunDir {
+                        path: self.path.clone(),
+                        problem: format!("is not empty (it holds `{}`)", name.to_string_lossy()),
+                        help: "choose a new folder with --out".to_owned(),
+                    });
+                }
+            }
+        }
+        std::fs::create_dir_all(&self.path).map_err(TrainError::io("making folder", &self.path))?;
+        Ok(RunLock::acquire(&self.path)?)
+    }
+
+    /// Takes an existing run to go on with it.
+    ///
+    /// # Errors
+    /// There is no run, or another process works on it.
+    pub fn resume(&self) -> Result<(RunLock, RunConfig)> {
+        if !self.config().exists() {
+            return Err(TrainError::RunDir {
+                path: self.path.clone(),
+                problem: "holds no run to resume (no config.toml)".to_owned(),
+                help: "name the folder of a run with --out, or start one without --resume"
+                    .to_owned(),
+            });
+        }
+        let lock = RunLock::acquire(&self.path)?;
+        Ok((lock, RunConfig::from_file(&self.config())?))
+    }
+
+    /// The tokenizer that was saved with the run.
+    ///
+    /// # Errors
+    /// It is missing or damaged.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        Ok(Tokenizer::load(&self.path)?)
+    }
+}
+
+/// A run, opened to be read: configuration, newest model, tokenizer.
+#[derive(Debug)]
+pub struct OpenRun {
+    /// The resolved configuration.
+    pub config: RunConfig,
+    /// The model of the newest checkpoint, without autodiff.
+    pub model: Llama,
+    /// The run's tokenizer.
+    pub tokenizer: Arc<Tokenizer>,
+    /// Updates done.
+    pub step: u64,
+}
+
+/// Opens the run in `dir` on `device`.
+///
+/// # Errors
+/// No run, no checkpoint yet, a damaged checkpoint, a tokenizer that is not the one of the
+/// checkpoint.
+pub fn open_run(dir: &Path, device: &Device) -> Result<OpenRun> {
+    let run = RunDir::new(dir);
+    if !run.config().exists() {
+        return Err(TrainError::RunDir {
+            path: dir.to_path_buf(),
+            problem: "is not a run folder (no config.toml)".to_owned(),
+            help: "name the folder that `caravan train` printed, or use --model for a Hugging Face folder".to_owned(),
+        });
+    }
+    let config = RunConfig::from_file(&run.config())?;
+    let Some(checkpoint) = caravan_checkpoint::open_latest(&run.checkpoints())? else {
+        return Err(TrainError::RunDir {
+            path: dir.to_path_buf(),
+            problem: "has no checkpoint yet".to_owned(),
+            help: format!(
+                "let it train to its first checkpoint: `caravan train --resume --out {}`",
+                dir.display()
+            ),
+        });
+    };
+    let tokenizer = run.tokenizer()?;
+    state::check_tokenizer(&checkpoint, &tokenizer)?;
+    let kernels =
+        if config.run.kernels == "reference" { Kernels::Reference } else { Kernels::Fused };
+    let model_config: LlamaConfig = state::model_config(&checkpoint)?;
+    let model = Llama::init(&model_config, config.run.seed, kernels, device)?;
+    let model = state::load_parameters(model, &checkpoint)?;
+    Ok(OpenRun { config, model, tokenizer: Arc::new(tokenizer), step: checkpoint.step() })
+}
