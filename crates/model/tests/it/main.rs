@@ -1,0 +1,16 @@
+//! Integration tests of the model, on Flex.
+
+/// The KV cache: decoding step by step equals the full forward; no copies; limits.
+mod cache;
+/// Initial weights against a second implementation.
+mod init;
+/// Paths, flat parameters, regions, kernels, documents.
+mod model;
+/// Checks against Hugging Face's transformers.
+mod python;
+/// Logits, losses, gradients and greedy ids of the reference models.
+mod reference;
+/// Where shared files, Python and fixtures are; reading reference models.
+mod support;
+/// Model directories: out and in again, shards, formats, damage.
+mod weights;
