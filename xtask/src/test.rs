@@ -57,7 +57,7 @@ pub(crate) fn collect(args: &Args) -> Result<Report> {
     let cargo_args = cargo_arguments(args);
     let command = cmd!(sh, "cargo {cargo_args...}").envs(variables);
     eprintln!("$ {command}");
-    run_cargo(command.into(), &mut report)?;
+    run_cargo(command.into(), &mut report, &mut |line| println!("{line}"))?;
     if !args.quick {
         run_examples(&sh, args.filter.as_deref(), &mut report)?;
     }
@@ -76,8 +76,8 @@ fn cargo_arguments(args: &Args) -> Vec<&str> {
     words
 }
 
-/// Runs `cargo test`, shows the lines that say something and adds them to `report`.
-fn run_cargo(mut command: Command, report: &mut Report) -> Result<()> {
+/// Runs `cargo test`, adds its lines to `report` and shows those that say something.
+fn run_cargo(mut command: Command, report: &mut Report, show: &mut dyn FnMut(&str)) -> Result<()> {
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -88,7 +88,7 @@ fn run_cargo(mut command: Command, report: &mut Report) -> Result<()> {
     while output.read_until(b'\n', &mut line)? > 0 {
         let text = String::from_utf8_lossy(&line);
         if let Some(shown) = report.line(text.trim_end_matches(['\n', '\r'])) {
-            println!("{shown}");
+            show(shown);
         }
         line.clear();
     }
@@ -97,13 +97,20 @@ fn run_cargo(mut command: Command, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Runs each example of the workspace without arguments, in the folder of the workspace.
+/// Builds the examples and runs each without arguments, in the folder of the workspace.
 fn run_examples(sh: &Shell, filter: Option<&str>, report: &mut Report) -> Result<()> {
     let project = Project::load(sh)?;
-    for name in example_names(&project) {
-        if filter.is_some_and(|filter| !name.contains(filter)) {
-            continue;
-        }
+    let mut names = example_names(&project);
+    names.retain(|name| filter.is_none_or(|filter| name.contains(filter)));
+    if names.is_empty() {
+        return Ok(());
+    }
+    // `cargo test` has built them already, but not where it was given a filter.
+    if cmd!(sh, "cargo build --release --workspace --examples").run().is_err() {
+        report.example(false);
+        return Ok(());
+    }
+    for name in names {
         let file = format!("{name}{}", std::env::consts::EXE_SUFFIX);
         let program = project.target.join("release/examples").join(file);
         let start = Instant::now();
@@ -177,7 +184,8 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", &format!("printf '%s\\n' '{output}'; exit {code}")]);
         let mut report = Report::default();
-        run_cargo(command, &mut report).unwrap();
+        // Shown, these lines would count as results of the tests that run this one.
+        run_cargo(command, &mut report, &mut |_| {}).unwrap();
         report
     }
 
