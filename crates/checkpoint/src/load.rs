@@ -206,16 +206,17 @@ pub(crate) fn read_manifest(dir: &Path) -> Result<(Manifest, String), Checkpoint
 
 /// Refuses what could block or never end, such as a named pipe.
 fn regular_file(path: &Path) -> Result<u64, CheckpointError> {
-    let metadata =
-        std::fs::metadata(path).map_err(CheckpointError::io(path, "look at the file"))?;
-    if metadata.is_file() {
-        return Ok(metadata.len());
-    }
+    let found = match std::fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => return Ok(metadata.len()),
+        Ok(_) => "something else",
+        Err(e) if e.kind() == ErrorKind::NotFound => "missing",
+        Err(e) => return Err(CheckpointError::io(path, "look at the file")(e)),
+    };
     Err(CheckpointError::Damaged {
         path: path.to_owned(),
         what: "it".to_owned(),
         expected: "a regular file".to_owned(),
-        found: "something else".to_owned(),
+        found: found.to_owned(),
     })
 }
 

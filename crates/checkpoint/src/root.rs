@@ -71,9 +71,9 @@ pub fn list(root: &Path) -> Result<Vec<Listed>, CheckpointError> {
 /// [`CheckpointError::BadLatest`], [`CheckpointError::LatestMissing`], and
 /// [`CheckpointError::Latest`] where the manifest is not the one that was committed.
 pub fn latest(root: &Path) -> Result<Option<PathBuf>, CheckpointError> {
-    let Some((listed, hash)) = find_latest(root)? else { return Ok(None) };
+    let Some((listed, hashes)) = find_latest(root)? else { return Ok(None) };
     let checked = read_manifest(&listed.dir)
-        .and_then(|(manifest, found)| check_identity(&listed, hash, manifest.step, &found));
+        .and_then(|(manifest, found)| check_identity(&listed, &hashes, manifest.step, &found));
     match checked {
         Ok(()) => Ok(Some(listed.dir)),
         Err(source) => Err(latest_error(root, &listed, source)),
@@ -85,9 +85,9 @@ pub fn latest(root: &Path) -> Result<Option<PathBuf>, CheckpointError> {
 /// # Errors
 /// As [`latest`]; a damaged checkpoint is refused, the error names the newest good one before it.
 pub fn open_latest(root: &Path) -> Result<Option<Checkpoint>, CheckpointError> {
-    let Some((listed, hash)) = find_latest(root)? else { return Ok(None) };
+    let Some((listed, hashes)) = find_latest(root)? else { return Ok(None) };
     let opened = Checkpoint::open(&listed.dir).and_then(|checkpoint| {
-        check_identity(&listed, hash, checkpoint.step(), checkpoint.manifest_hash())?;
+        check_identity(&listed, &hashes, checkpoint.step(), checkpoint.manifest_hash())?;
         Ok(checkpoint)
     });
     opened.map(Some).map_err(|source| latest_error(root, &listed, source))
@@ -161,42 +161,74 @@ pub(crate) fn hash_line(hash: &str) -> String {
 
 /// Points `LATEST` at a committed step, in one rename.
 pub(crate) fn write_latest(root: &Path, step: u64, hash: &str) -> Result<(), CheckpointError> {
+    write_latest_text(root, &format!("{}\n{hash}\n", step_name(step)))
+}
+
+/// Adds the hash of a replacement to `LATEST` where that names `step`, so that it is right before,
+/// between and after the renames.
+pub(crate) fn announce_replacement(
+    root: &Path,
+    step: u64,
+    hash: &str,
+) -> Result<(), CheckpointError> {
+    match read_latest(root)? {
+        Some((named, hashes)) if named == step => {
+            let mut text = format!("{}\n", step_name(step));
+            // A kill may have left two already; the first is the older.
+            for hash in hashes.iter().map(String::as_str).chain([hash]) {
+                text += &format!("{hash}\n");
+            }
+            write_latest_text(root, &text)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn write_latest_text(root: &Path, text: &str) -> Result<(), CheckpointError> {
     let temporary = root.join(LATEST_TEMPORARY);
-    write_file(&temporary, format!("{}\n{hash}\n", step_name(step)).as_bytes())?;
+    write_file(&temporary, text.as_bytes())?;
     rename(&temporary, &root.join(LATEST))?;
     sync_dir(root)
 }
 
-/// The checkpoint to go on from, with its manifest's hash where `LATEST` tells it.
-fn find_latest(root: &Path) -> Result<Option<(Listed, Option<String>)>, CheckpointError> {
+/// The step in `LATEST` and the manifest hashes it accepts; `None` without the file.
+fn read_latest(root: &Path) -> Result<Option<(u64, Vec<String>)>, CheckpointError> {
     let path = root.join(LATEST);
     let text = match std::fs::read(&path) {
         Ok(text) => text,
-        Err(e) if e.kind() == ErrorKind::NotFound => {
-            return Ok(list(root)?.pop().map(|newest| (newest, None)));
-        }
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(CheckpointError::io(path, "read the file")(e)),
     };
     let parsed = std::str::from_utf8(&text).ok().and_then(|text| {
-        let (name, rest) = text.split_once('\n')?;
-        let hash = rest.strip_suffix('\n')?;
-        is_hash(hash).then_some(())?;
-        Some((step_of(name)?, hash.to_owned()))
+        let mut lines = text.strip_suffix('\n')?.split('\n');
+        let step = step_of(lines.next()?)?;
+        let hashes: Vec<String> = lines.map(str::to_owned).collect();
+        (!hashes.is_empty() && hashes.iter().all(|h| is_hash(h))).then_some((step, hashes))
     });
-    let Some((step, hash)) = parsed else {
+    if parsed.is_none() {
         let found = String::from_utf8_lossy(&text).chars().take(40).collect::<String>();
         return Err(CheckpointError::BadLatest { path, found: format!("{found:?}") });
+    }
+    Ok(parsed)
+}
+
+/// The checkpoint to go on from, with the hashes its manifest may have (any, if there are none).
+fn find_latest(root: &Path) -> Result<Option<(Listed, Vec<String>)>, CheckpointError> {
+    let Some((step, hashes)) = read_latest(root)? else {
+        return Ok(list(root)?.pop().map(|newest| (newest, Vec::new())));
     };
     match list(root)?.into_iter().find(|listed| listed.step == step) {
-        Some(listed) => Ok(Some((listed, Some(hash)))),
-        None => Err(CheckpointError::LatestMissing { path, name: step_name(step) }),
+        Some(listed) => Ok(Some((listed, hashes))),
+        None => {
+            Err(CheckpointError::LatestMissing { path: root.join(LATEST), name: step_name(step) })
+        }
     }
 }
 
 /// The directory holds the step its name says and the manifest that `LATEST` promises.
 fn check_identity(
     listed: &Listed,
-    hash: Option<String>,
+    hashes: &[String],
     step: u64,
     found: &str,
 ) -> Result<(), CheckpointError> {
@@ -209,15 +241,15 @@ fn check_identity(
             found: step.to_string(),
         });
     }
-    match hash {
-        Some(expected) if expected != found => Err(CheckpointError::Damaged {
-            path,
-            what: "its BLAKE3".to_owned(),
-            expected: format!("{expected} as LATEST says"),
-            found: found.to_owned(),
-        }),
-        _ => Ok(()),
+    if hashes.is_empty() || hashes.iter().any(|hash| hash == found) {
+        return Ok(());
     }
+    Err(CheckpointError::Damaged {
+        path,
+        what: "its BLAKE3".to_owned(),
+        expected: format!("{} as LATEST says", hashes.join(" or ")),
+        found: found.to_owned(),
+    })
 }
 
 fn latest_error(root: &Path, listed: &Listed, source: CheckpointError) -> CheckpointError {
@@ -260,6 +292,3 @@ fn step_of(name: &str) -> Option<u64> {
     let step = name.strip_prefix("step-")?.parse().ok()?;
     (step_name(step) == name).then_some(step)
 }
-
-#[cfg(test)]
-mod tests;

@@ -35,7 +35,10 @@ pub fn save<'a>(
     meta: &Meta,
     tensors: &mut dyn Iterator<Item = SaveTensor<'a>>,
 ) -> Result<PathBuf, CheckpointError> {
-    create_dir(root)?;
+    if !root.is_dir() {
+        create_dir(root)?;
+        root.parent().map_or(Ok(()), sync_dir)?;
+    }
     root::clean(root)?;
     let temporary = root::temporary_dir(root, step);
     let written = write_checkpoint(&temporary, step, meta, tensors);
@@ -200,6 +203,8 @@ fn commit(
         remove_dir(temporary)?;
         return Ok(dir);
     }
+    // If `LATEST` names this very step, it must hold for the old bytes and for the new ones meanwhile.
+    root::announce_replacement(root, step, hash)?;
     let replaced = root::replaced_dir(root, step);
     rename(&dir, &replaced)?;
     rename(temporary, &dir)?;
@@ -207,6 +212,3 @@ fn commit(
     remove_dir(&replaced)?;
     Ok(dir)
 }
-
-#[cfg(test)]
-mod tests;

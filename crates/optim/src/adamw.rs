@@ -104,7 +104,7 @@ struct Slot {
 
 #[derive(Debug)]
 enum Moments {
-    Device(Tensor<1>, Tensor<1>),
+    Device(Box<[Tensor<1>; 2]>),
     Host(Vec<f32>, Vec<f32>),
 }
 
@@ -170,7 +170,8 @@ impl AdamW {
         let step = slot.step + 1;
         let factors = self.factors(step, grad_scale, lr, decay);
         let (updated, moments) = match slot.moments {
-            Moments::Device(m, v) => {
+            Moments::Device(moments) => {
+                let [m, v] = *moments;
                 assert_eq!(m.dims(), param.dims(), "`{path}`: state has another length");
                 step_on_device(param, grad, m, v, factors)
             }
@@ -197,7 +198,10 @@ impl AdamW {
         let slot = self.slots.get(path)?;
         let (moment1, moment2) = match &slot.moments {
             Moments::Host(m, v) => (m.clone(), v.clone()),
-            Moments::Device(m, v) => (host_values(m.clone()), host_values(v.clone())),
+            Moments::Device(moments) => {
+                let [m, v] = (**moments).clone().map(host_values);
+                (m, v)
+            }
         };
         Some(ParamState { step: slot.step, moment1, moment2 })
     }
@@ -224,7 +228,8 @@ impl AdamW {
             Placement::Host => Moments::Host(state.moment1, state.moment2),
             Placement::Device => {
                 let device = plain(device);
-                Moments::Device(tensor(state.moment1, &device), tensor(state.moment2, &device))
+                let moments = [state.moment1, state.moment2];
+                Moments::Device(Box::new(moments.map(|values| tensor(values, &device))))
             }
         };
         self.slots.insert(path.to_owned(), Slot { step: state.step, moments });
@@ -237,7 +242,7 @@ impl AdamW {
             Placement::Host => Moments::Host(vec![0.0; n], vec![0.0; n]),
             Placement::Device => {
                 let options = (&param.device(), DType::F32);
-                Moments::Device(Tensor::zeros([n], options), Tensor::zeros([n], options))
+                Moments::Device(Box::new([0, 1].map(|_| Tensor::zeros([n], options))))
             }
         };
         Slot { step: 0, moments }
@@ -282,7 +287,7 @@ fn step_on_device(
         Some(k) => param.mul_scalar(k),
         None => param,
     };
-    (kept.sub(delta), Moments::Device(m, v))
+    (kept.sub(delta), Moments::Device(Box::new([m, v])))
 }
 
 fn step_on_host(
