@@ -116,9 +116,9 @@ impl Block {
             let n_heads = x.dims()[2] / head_dim;
             x.reshape([b, s, n_heads, head_dim]).swap_dims(1, 2) // [b, heads, s, head_dim]
         };
-        let q = heads(self.wq.forward(n.clone()));
-        let k = heads(self.wk.forward(n.clone()));
-        let v = heads(self.wv.forward(n));
+        let q = heads(self.wq.forward(kernels, n.clone()));
+        let k = heads(self.wk.forward(kernels, n.clone()));
+        let v = heads(self.wv.forward(kernels, n));
         let (cos, sin) = self.rope.rows(start, s);
         (kernels.rope(q, cos.clone(), sin.clone()), kernels.rope(k, cos, sin), v)
     }
@@ -128,15 +128,16 @@ impl Block {
         let [b, n_heads, s, head_dim] = mixed.dims();
         // The attention kernel writes memory in the order [b, s, heads, head_dim], so merging copies nothing.
         let merged = mixed.swap_dims(1, 2).reshape([b, s, n_heads * head_dim]);
-        x + self.context.region.exit(self.wo.forward(merged))
+        let Context { kernels, ref region, .. } = self.context;
+        x + region.exit(self.wo.forward(kernels, merged))
     }
 
     /// `x + exit((silu(n * w_gate) * (n * w_up)) * w_down)`.
     fn feed_forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let Context { kernels, region, .. } = &self.context;
-        let n = region.enter(self.ffn_norm.forward(*kernels, x.clone()));
-        let gate = self.w_gate.forward(n.clone());
-        let up = self.w_up.forward(n);
-        x + region.exit(self.w_down.forward(kernels.swiglu(gate, up)))
+        let Context { kernels, ref region, .. } = self.context;
+        let n = region.enter(self.ffn_norm.forward(kernels, x.clone()));
+        let gate = self.w_gate.forward(kernels, n.clone());
+        let up = self.w_up.forward(kernels, n);
+        x + region.exit(self.w_down.forward(kernels, kernels.swiglu(gate, up)))
     }
 }

@@ -1,7 +1,7 @@
 //! The last segment: final norm, output projection, loss.
 
 use burn::module::Module;
-use burn::tensor::{Int, Tensor, module};
+use burn::tensor::{Int, Tensor};
 use caravan_kernels::Kernels;
 
 use crate::layers::{Linear, Norm};
@@ -44,7 +44,7 @@ impl Head {
     /// If `tied` is given to an untied head or not given to a tied one; so do the losses.
     pub fn forward(&self, x: Tensor<3>, tied: Option<Tensor<2>>) -> Tensor<3> {
         let weight = self.projection(tied);
-        module::linear(self.norm.forward(self.kernels, x), weight, None)
+        self.kernels.linear(self.norm.forward(self.kernels, x), weight)
     }
 
     /// The sum over kept targets of the negative log-probability in nats, shape `[1]`.
@@ -88,7 +88,7 @@ impl Head {
         let chunk = (CHUNK_LOGITS / vocab_size).max(1);
         let losses = (0..n).step_by(chunk).map(|start| {
             let rows = chunk.min(n - start);
-            let logits = module::linear(x.clone().narrow(0, start, rows), weight.clone(), None);
+            let logits = self.kernels.linear(x.clone().narrow(0, start, rows), weight.clone());
             self.kernels.token_losses(logits, targets.clone().narrow(0, start, rows))
         });
         Tensor::cat(losses.collect(), 0).reshape([b, s])

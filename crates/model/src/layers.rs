@@ -1,7 +1,7 @@
 //! The two layers that hold weights inside a segment: a linear map without bias and an RMS norm.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Tensor, module};
+use burn::tensor::Tensor;
 use caravan_kernels::Kernels;
 
 /// `x * weight`, without bias.
@@ -17,8 +17,8 @@ impl Linear {
     /// # Shapes
     /// - x: `[b, s, d_in]`
     /// - returns `[b, s, d_out]`
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        module::linear(x, self.weight.val(), None)
+    pub fn forward(&self, kernels: Kernels, x: Tensor<3>) -> Tensor<3> {
+        kernels.linear(x, self.weight.val())
     }
 
     /// Width of the output, as the weight has it here (a shard may be narrower than the configuration says).

@@ -1,7 +1,8 @@
-"""Frequencies of the rotary embedding by transformers: python frequencies.py CONFIG_JSON. Prints inv_freq, one a line."""
+"""Frequencies of the rotary embedding by transformers: python frequencies.py CONFIG_JSON... Prints inv_freq, one config
+a line."""
 import sys
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-for value in LlamaRotaryEmbedding(LlamaConfig.from_json_file(sys.argv[1])).inv_freq.tolist():
-    print(repr(value))
+for path in sys.argv[1:]:
+    print(*map(repr, LlamaRotaryEmbedding(LlamaConfig.from_json_file(path)).inv_freq.tolist()))
