@@ -1,6 +1,8 @@
 //! Forward and backward of a tiny LLaMA, and a few steps of plain gradient descent on one batch.
 //!
-//! `cargo run --release -p caravan-model --example forward_backward --features flex`
+//! `cargo run --release -p caravan-model --example forward_backward`
+
+#![allow(clippy::print_stdout)] // An example talks to its reader.
 
 use anyhow::Result;
 use burn::module::{Module, ModuleVisitor, Param};

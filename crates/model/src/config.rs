@@ -86,7 +86,7 @@ impl LlamaConfig {
         if !self.n_heads.is_multiple_of(self.n_kv_heads) {
             return wrong(
                 "n_heads",
-                self.n_heads,
+                &self.n_heads,
                 format!("must be a multiple of n_kv_heads = {}", self.n_kv_heads),
                 format!(
                     "every key head serves equally many query heads: set n_kv_heads to a divisor of {}",
@@ -97,7 +97,7 @@ impl LlamaConfig {
         if !self.head_dim.is_multiple_of(2) {
             return wrong(
                 "head_dim",
-                self.head_dim,
+                &self.head_dim,
                 "must be even".into(),
                 format!(
                     "the rotary embedding turns pairs: use {} or {}",
@@ -122,18 +122,18 @@ impl LlamaConfig {
         ] {
             if value == 0 {
                 let help = format!("set {field} to 1 or more");
-                return wrong(field, value, "must not be zero".into(), help);
+                return wrong(field, &value, "must not be zero".into(), help);
             }
             if value > MAX_SIZE {
                 let help = format!("set {field} to {MAX_SIZE} or less");
-                return wrong(field, value, format!("must be at most {MAX_SIZE}"), help);
+                return wrong(field, &value, format!("must be at most {MAX_SIZE}"), help);
             }
         }
         // The number of parameters must be countable in bytes of f64 as well, with room to spare.
         if self.count() > u128::from(u64::MAX >> 4) {
             let help = "lower n_layers, d_model, d_ff or vocab_size".into();
             let found = format!("part of {} parameters", self.count());
-            return wrong("d_model", found, "no machine can address that many".into(), help);
+            return wrong("d_model", &found, "no machine can address that many".into(), help);
         }
         Ok(())
     }
@@ -150,7 +150,7 @@ impl LlamaConfig {
                     "norm_eps" => "LLaMA 1 has 1e-6, later ones 1e-5",
                     _ => "0.02 is usual",
                 };
-                return wrong(field, value, format!("must be above {least}"), help.into());
+                return wrong(field, &value, format!("must be above {least}"), help.into());
             }
         }
         let Some(scaling) = self.rope_scaling else { return Ok(()) };
@@ -160,7 +160,7 @@ impl LlamaConfig {
         ] {
             if !(value.is_finite() && value > 0.0) {
                 let help = "LLaMA 3.1 has factor 8, low_freq_factor 1, high_freq_factor 4";
-                return wrong(field, value, "must be above 0".into(), help.into());
+                return wrong(field, &value, "must be above 0".into(), help.into());
             }
         }
         if !(scaling.high_freq_factor.is_finite()
@@ -168,7 +168,7 @@ impl LlamaConfig {
         {
             return wrong(
                 "rope_scaling.high_freq_factor",
-                scaling.high_freq_factor,
+                &scaling.high_freq_factor,
                 format!("must be above low_freq_factor = {}", scaling.low_freq_factor),
                 "LLaMA 3.1 has low_freq_factor 1 and high_freq_factor 4".into(),
             );
@@ -176,7 +176,7 @@ impl LlamaConfig {
         if scaling.original_max_seq_len == 0 || scaling.original_max_seq_len > MAX_SIZE {
             return wrong(
                 "rope_scaling.original_max_seq_len",
-                scaling.original_max_seq_len,
+                &scaling.original_max_seq_len,
                 format!("must be between 1 and {MAX_SIZE}"),
                 "LLaMA 3.1 has 8192".into(),
             );
@@ -252,7 +252,7 @@ impl LlamaConfig {
 
 fn wrong(
     field: &'static str,
-    found: impl ToString,
+    found: &dyn std::fmt::Display,
     expected: String,
     help: String,
 ) -> Result<(), ModelError> {

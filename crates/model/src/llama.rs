@@ -126,7 +126,8 @@ impl Llama {
         document_starts: Option<Tensor<2, Int>>,
     ) -> Tensor<3> {
         let x = self.embed.forward(tokens);
-        self.blocks.iter().fold(x, |x, block| block.forward(x, document_starts.clone()))
+        let starts = std::iter::repeat_n(document_starts, self.blocks.len());
+        self.blocks.iter().zip(starts).fold(x, |x, (block, starts)| block.forward(x, starts))
     }
 
     /// Path and shape of every parameter, in visit order, as they are here: a shard may be smaller than
@@ -156,8 +157,8 @@ impl Llama {
 
     /// The same model whose blocks enter and leave split weights through `region`.
     #[must_use]
-    pub fn with_region(mut self, region: Arc<dyn Region>) -> Self {
-        self.blocks.iter_mut().for_each(|block| block.context.region = region.clone());
+    pub fn with_region(mut self, region: &Arc<dyn Region>) -> Self {
+        self.blocks.iter_mut().for_each(|block| block.context.region = Arc::clone(region));
         self
     }
 }

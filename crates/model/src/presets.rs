@@ -122,14 +122,15 @@ fn llama3(d_model: usize, n_layers: usize, n_heads: usize, d_ff: usize) -> Llama
 }
 
 /// LLaMA 3.1's context of 131,072 tokens out of 8,192.
-fn stretched(base: LlamaConfig, factor: f64) -> LlamaConfig {
-    let scaling = RopeScaling {
+fn stretched(mut config: LlamaConfig, factor: f64) -> LlamaConfig {
+    config.max_seq_len = 131072;
+    config.rope_scaling = Some(RopeScaling {
         factor,
         low_freq_factor: 1.0,
         high_freq_factor: 4.0,
         original_max_seq_len: 8192,
-    };
-    LlamaConfig { rope_scaling: Some(scaling), max_seq_len: 131072, ..base }
+    });
+    config
 }
 
 fn unknown(name: &str) -> ModelError {

@@ -182,8 +182,8 @@ impl Region for Counting {
 fn a_region_is_entered_and_left_twice_per_block() {
     let device = flex();
     let region = Arc::new(Counting::default());
-    let model = wide(&device).with_region(region.clone());
-    model.logits(ids(1, 3, 50, &device), None);
+    let shared: Arc<dyn Region> = region.clone();
+    wide(&device).with_region(&shared).logits(ids(1, 3, 50, &device), None);
     assert_eq!(
         (region.enters.load(Ordering::Relaxed), region.exits.load(Ordering::Relaxed)),
         (4, 4)
