@@ -33,7 +33,7 @@ fn main() -> Result<()> {
         let gradients = flat_gradients(&model, &loss.backward());
         let mut gradients = gradients.into_iter();
         model = model.map_flat(&mut |_path, _shape, weight| {
-            weight - gradients.next().expect("one gradient per parameter") * 0.5
+            weight - gradients.next().expect("one gradient per parameter") * 0.2
         });
     }
 

@@ -1,5 +1,8 @@
 //! Integration tests of the model, on Flex.
 
+// Helpers of tests fail by panicking and report by printing, as tests do.
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+
 /// The KV cache: decoding step by step equals the full forward; no copies; limits.
 mod cache;
 /// Initial weights against a second implementation.
