@@ -14,7 +14,7 @@
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Gradients as NodeGradients, Int, Tensor};
-use caravan_model::Llama;
+use caravan_model::{Block, Llama};
 
 use crate::gradients::{Gradient, Gradients};
 use crate::loss::LossSum;
@@ -63,18 +63,17 @@ pub fn forward_backward(
     for block in &model.blocks {
         let pass = match activations {
             Activations::Keep => {
-                let input = Tensor::from_inner(x).require_grad();
-                let output = block.forward(input.clone(), starts.clone());
-                Pass::Kept { input, output }
+                let (input, output) = run(block, x, starts);
+                Pass { input, output: Some(output) }
             }
-            Activations::Recompute => Pass::Later { input: x },
+            Activations::Recompute => Pass { input: x, output: None },
         };
-        x = match &pass {
-            Pass::Kept { output, .. } => output.clone().inner(),
+        x = match &pass.output {
+            Some(output) => output.clone().inner(),
             // Untracked, but on the autodiff device: there Burn composes some operations that it fuses elsewhere,
             // and the bits must be those of the second run.
-            Pass::Later { input } => {
-                let input = Tensor::from_inner(input.clone());
+            None => {
+                let input = Tensor::from_inner(pass.input.clone());
                 block.clone().no_grad().forward(input, starts.clone()).inner()
             }
         };
@@ -84,12 +83,15 @@ pub fn forward_backward(
     // Head and loss, forward and backward at once.
     let input = Tensor::from_inner(x).require_grad();
     // A leaf of its own, so that this use's gradient does not mix with the lookup's.
-    let tied = model.tied_weight().map(|weight| Tensor::from_inner(weight.inner()).require_grad());
+    let tied = model.tied_weight().map(|weight| {
+        let is_trained = weight.is_require_grad();
+        Tensor::from_inner(weight.inner()).set_require_grad(is_trained)
+    });
     let loss = model.head.loss(input.clone(), batch.targets.clone(), tied.clone()); // [1]
     let nats = f64::from(loss.clone().inner().into_scalar::<f32>());
     let mut grads = loss.backward();
     let mut gradient = input.grad_remove(&mut grads).expect("the loss depends on its input");
-    let tied = tied.map(|weight| {
+    let tied = tied.filter(Tensor::is_require_grad).map(|weight| {
         let values = weight.grad_remove(&mut grads).expect("the logits depend on the tied weight");
         ("embed.weight".to_owned(), flat(values))
     });
@@ -98,30 +100,36 @@ pub fn forward_backward(
     // Backward through the blocks, each freed as soon as it is done.
     for (i, block) in model.blocks.iter().enumerate().rev() {
         let pass = passes.pop().expect("one pass per block");
-        let (input, output) = match pass {
-            Pass::Kept { input, output } => (input, output),
-            Pass::Later { input } => {
-                let input = Tensor::from_inner(input).require_grad();
-                (input.clone(), block.forward(input, starts.clone()))
-            }
+        let (input, output) = match pass.output {
+            Some(output) => (pass.input, output),
+            None => run(block, pass.input, starts),
         };
         let mut grads = backward_from(output, gradient);
         gradient = input.grad_remove(&mut grads).expect("a block depends on its input");
         segments.push(collect(block, &format!("blocks.{i}"), &mut grads));
     }
-    let mut grads = backward_from(embedded, gradient);
-    segments.push(collect(&model.embed, "embed", &mut grads));
+    if embedded.is_tracked() {
+        let mut grads = backward_from(embedded, gradient);
+        segments.push(collect(&model.embed, "embed", &mut grads));
+    }
 
     let gradients = Gradients::new(segments.into_iter().rev().flatten().collect(), tied);
     (gradients, LossSum { nats, tokens: batch.n_targets })
 }
 
 /// A block's way through the forward pass.
-enum Pass {
-    /// Ran on a graph that waits for backward.
-    Kept { input: Tensor<3>, output: Tensor<3> },
-    /// Ran without a graph; the input, a plain tensor, is all that is left of it.
-    Later { input: Tensor<3> },
+struct Pass {
+    /// The leaf of the block's graph; a plain tensor as long as there is no graph.
+    input: Tensor<3>,
+    /// The root of the graph, which waits for backward; `None` before the block is recomputed.
+    output: Option<Tensor<3>>,
+}
+
+/// Runs a block on a graph of its own, from the plain tensor `x`; returns the graph's leaf and root.
+fn run(block: &Block, x: Tensor<3>, starts: &Option<Tensor<2, Int>>) -> (Tensor<3>, Tensor<3>) {
+    let input = Tensor::from_inner(x).require_grad();
+    let output = block.forward(input.clone(), starts.clone());
+    (input, output)
 }
 
 /// Takes the gradients of a segment's parameters out of `grads`, in visit order, under `prefix`.

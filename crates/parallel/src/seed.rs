@@ -92,3 +92,29 @@ impl<B: Backend, C: CheckpointStrategy> SeedOps for Autodiff<B, C> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Not only the same numbers: the shortcut must be the one in use.
+    #[test]
+    fn the_shortcut_gives_the_bits_of_a_product() {
+        let device = Device::flex().autodiff();
+        assert!(has_shortcut(&device));
+        let plain = Device::flex();
+        let values =
+            |scale: f32| (0..24).map(|i| (i as f32 * 1.7 - 11.0) * scale).collect::<Vec<_>>();
+        let matrix =
+            |scale| Tensor::<1>::from_data(values(scale).as_slice(), &plain).reshape([4, 6]);
+        let (x, gradient): (Tensor<2>, Tensor<2>) = (matrix(1.0), matrix(-0.01));
+        let run = |backward: &dyn Fn(Tensor<2>, Tensor<2>) -> Gradients| {
+            let leaf = Tensor::from_inner(x.clone()).require_grad();
+            let out = leaf.clone().exp() * leaf.clone();
+            let gradient = leaf.grad(&backward(out, gradient.clone())).unwrap();
+            gradient.into_data().as_bytes().to_vec()
+        };
+        let product = run(&|out, g| (out * Tensor::from_inner(g)).sum().backward());
+        assert!(run(&backward_from) == product);
+    }
+}

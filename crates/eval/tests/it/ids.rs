@@ -101,7 +101,7 @@ fn log_probabilities_are_those_of_transformers() {
 }
 
 #[test]
-#[allow(clippy::disallowed_methods, clippy::print_stderr)]
+#[allow(clippy::disallowed_methods)]
 fn shared_log_probabilities_are_those_of_transformers() {
     let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared").to_owned();
     let root = Path::new(&std::env::var("CARAVAN_SHARED").unwrap_or(default)).join("reference");

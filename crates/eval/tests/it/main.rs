@@ -1,5 +1,8 @@
 //! Integration tests of evaluation, one binary.
 
+// Helpers of tests fail by panicking and report by printing, as tests do.
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+
 /// A small model, and the slow, plain way to score.
 mod common;
 /// Log-probabilities of ids, and those of transformers.

@@ -211,3 +211,28 @@ fn a_bad_row_is_named() {
     assert!(matches!(run(&write(&dir, " \n")), EvalError::Empty { .. }));
     assert!(matches!(run(&dir.path().join("none")), EvalError::Read { .. }));
 }
+
+/// The public files in their own form, a few rows of each, with and without examples.
+#[test]
+#[allow(clippy::disallowed_methods)]
+fn shared_task_files_are_read() {
+    let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared").to_owned();
+    let root = Path::new(&std::env::var("CARAVAN_SHARED").unwrap_or(default)).join("data/eval");
+    let model = model(258, 1024);
+    for (name, file, n_metrics) in
+        [("piqa", "piqa", 2), ("arc_easy", "arc_easy", 2), ("lambada", "lambada_openai", 2)]
+    {
+        let path = root.join(file).with_extension("jsonl");
+        if !path.exists() {
+            eprintln!("NOT RUN: shared_task_files_are_read: no {}", path.display());
+            return;
+        }
+        for shots in [0, 2] {
+            let options = TaskOptions { shots, limit: Some(3), ..TaskOptions::default() };
+            let report =
+                run_task(&model, &ByteTokenizer::new(), task(name).unwrap(), &path, &options)
+                    .unwrap();
+            assert_eq!((report.n_items, report.metrics.len()), (3, n_metrics));
+        }
+    }
+}

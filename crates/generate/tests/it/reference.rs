@@ -44,7 +44,7 @@ fn greedy_ids_are_those_of_transformers() {
 }
 
 #[test]
-#[allow(clippy::disallowed_methods, clippy::print_stderr)]
+#[allow(clippy::disallowed_methods)]
 fn shared_greedy_ids_are_those_of_transformers() {
     let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared").to_owned();
     let root = Path::new(&std::env::var("CARAVAN_SHARED").unwrap_or(default)).join("reference");

@@ -2,7 +2,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use caravan_model::{Forward, Kernels, Llama};
-use caravan_parallel::{Activations, ExactSum, LossSum, MicroBatch, forward_backward};
+use caravan_parallel::{Activations, ExactSum, Gradients, LossSum, MicroBatch, forward_backward};
 
 use crate::common::{assert_close, batch, bits, config, host, model};
 
@@ -163,4 +163,23 @@ fn any_split_over_ranks_gives_the_same_bits() {
         assert_eq!(loss, expected_loss);
         assert!(bits(&gradients) == bits(&expected), "{cuts:?}");
     }
+}
+
+#[test]
+fn a_frozen_parameter_has_no_gradient() {
+    for tie in [false, true] {
+        let mut frozen = model(&config(tie), Kernels::Fused);
+        let all = bits(&run_finished(&frozen));
+        frozen.embed = frozen.embed.no_grad();
+        frozen.blocks[1].wk = frozen.blocks[1].wk.clone().no_grad();
+        let left: Vec<_> = all
+            .into_iter()
+            .filter(|(path, ..)| path != "embed.weight" && path != "blocks.1.wk.weight")
+            .collect();
+        assert!(bits(&run_finished(&frozen)) == left, "tied {tie}");
+    }
+}
+
+fn run_finished(model: &Llama) -> Gradients {
+    forward_backward(model, &batch(97, 2, 12, 0, false), Activations::Recompute).0.finish()
 }

@@ -1,5 +1,8 @@
 //! Integration tests of the segment executor, one binary.
 
+// Helpers of tests fail by panicking and report by printing, as tests do.
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+
 /// Small models, batches, and bits of gradients.
 mod common;
 /// Keep, recompute, one graph, tied weights, sums over micro-batches.

@@ -167,7 +167,7 @@ fn subdirectories(root: &Path) -> Vec<Reference> {
 }
 
 /// References that are not part of the project.
-#[allow(clippy::disallowed_methods, clippy::print_stderr)]
+#[allow(clippy::disallowed_methods)]
 fn shared(test: &str) -> Vec<Reference> {
     let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared").to_owned();
     let root = Path::new(&std::env::var("CARAVAN_SHARED").unwrap_or(default)).join("reference");
