@@ -136,6 +136,7 @@ mod tests {
             ("a*ba", "aba", true),
             ("ab*ba", "aba", false),
             ("*.é", "x.é", true),
+            ("*.weight", "head.weight.old", false),
         ] {
             assert_eq!(matches(pattern, text), expected, "{pattern} against {text}");
         }

@@ -55,8 +55,8 @@ fn over_a_limit_on_file_sizes_the_previous_checkpoint_stays() {
 }
 
 fn not_run(why: &str) {
-    let why = why.replace('\n', "; ");
-    eprintln!("NOT RUN: on_a_full_disk_the_previous_checkpoint_stays: {why}");
+    let test = "on_a_full_disk_the_previous_checkpoint_stays";
+    crate::environment::not_run(test, &why.replace('\n', "; "));
 }
 
 #[test]

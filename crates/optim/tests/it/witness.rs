@@ -1,11 +1,18 @@
 //! Python, where the caller names an interpreter.
 #![allow(clippy::disallowed_methods, reason = "tests read the environment here and nowhere else")]
 
+use std::io::Write;
+
 /// The interpreter in `CARAVAN_PYTHON`; without it says so, once for the test.
 pub(crate) fn python(test: &str) -> Option<String> {
     let python = std::env::var("CARAVAN_PYTHON").ok().filter(|path| !path.is_empty());
     if python.is_none() {
-        eprintln!("NOT RUN: {test}: CARAVAN_PYTHON names no interpreter");
+        not_run(test, "CARAVAN_PYTHON names no interpreter");
     }
     python
+}
+
+/// Says that `test` was skipped. Written to stderr itself, which the test harness does not capture.
+pub(crate) fn not_run(test: &str, why: &str) {
+    writeln!(std::io::stderr(), "NOT RUN: {test}: {why}").unwrap();
 }
