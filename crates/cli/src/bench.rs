@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use burn::tensor::{Int, Tensor, TensorData};
 use caravan_model::Kernels;
 use caravan_model::{Llama, SpecialIds, WeightDtype, load_hf, preset, save_hf};
-use caravan_optim::{AdamW, AdamWConfig, Placement};
+use caravan_optim::{AdamW, AdamWConfig, ParamGroups, Placement};
 use caravan_parallel::{Activations, MicroBatch};
 use caravan_train::{StepSettings, for_inference, step};
 use clap::Subcommand;
@@ -89,9 +89,11 @@ fn train(args: &TrainArgs, device_name: &str) -> Result<()> {
     }
     let placement = if device_name == "flex" { Placement::Host } else { Placement::Device };
     let mut optimizer = AdamW::new(AdamWConfig::default(), placement)?;
+    let groups = ParamGroups::default();
     let settings = StepSettings {
         lr: 1e-3,
         weight_decay: 0.1,
+        groups: &groups,
         grad_clip: 1.0,
         activations: if args.recompute { Activations::Recompute } else { Activations::Keep },
     };

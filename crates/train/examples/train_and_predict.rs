@@ -14,7 +14,9 @@ use caravan_dataset::{
 use caravan_generate::{Options, Sampler, generate};
 use caravan_model::Kernels;
 use caravan_model::{Llama, LlamaConfig};
-use caravan_optim::{AdamW, AdamWConfig, LrSchedule, Placement, Schedule, ScheduleConfig};
+use caravan_optim::{
+    AdamW, AdamWConfig, LrSchedule, ParamGroups, Placement, Schedule, ScheduleConfig,
+};
 use caravan_parallel::Activations;
 use caravan_tokenizer::{ByteTokenizer, Encode};
 use caravan_train::{StepSettings, for_inference, step, to_device};
@@ -91,6 +93,7 @@ fn main() -> Result<()> {
         steps: EPOCHS * steps_per_epoch,
         ..ScheduleConfig::default()
     })?;
+    let groups = ParamGroups::default(); // matrices decay, norms and embedding do not
     for epoch in 0..EPOCHS {
         let (mut nats, mut tokens) = (0.0, 0);
         for i in 0..steps_per_epoch {
@@ -99,6 +102,7 @@ fn main() -> Result<()> {
             let settings = StepSettings {
                 lr: schedule.lr(at),
                 weight_decay: 0.1,
+                groups: &groups,
                 grad_clip: 1.0,
                 activations: Activations::Keep,
             };

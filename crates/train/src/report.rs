@@ -120,8 +120,10 @@ fn markdown(
         line(format!("| validation perplexity per token | {:.3} |", score.perplexity()));
         if let Some(ngram) = report.ngram_bits_per_byte {
             let below = 100.0 * (1.0 - bits / ngram);
+            let place = if below >= 0.0 { "below" } else { "above" };
             line(format!(
-                "| interpolated byte {NGRAM_ORDER}-gram on the same text | {ngram:.4} bits per byte (the model is {below:.1}% below) |"
+                "| interpolated byte {NGRAM_ORDER}-gram on the same text | {ngram:.4} bits per byte (the model is {:.1}% {place}) |",
+                below.abs()
             ));
         }
         if let Some(corpus) = report.corpus_bits_per_byte {

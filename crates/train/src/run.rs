@@ -8,7 +8,7 @@ use std::time::Instant;
 use burn::tensor::Device;
 use caravan_checkpoint::RunLock;
 use caravan_model::Llama;
-use caravan_optim::AdamW;
+use caravan_optim::{AdamW, ParamGroups};
 use caravan_tokenizer::Encode;
 
 use crate::config::RunConfig;
@@ -150,6 +150,7 @@ impl Run<'_> {
             run.micro_batch,
             run.micro_batch as u64,
         );
+        let groups = ParamGroups::default();
         while position.step < run.steps && !stop.load(Ordering::Relaxed) {
             let begun = Instant::now();
             let first = position.next_sequence;
@@ -163,6 +164,7 @@ impl Run<'_> {
             let settings = StepSettings {
                 lr: self.plan.schedule.lr(position.step),
                 weight_decay: self.plan.config.optim.weight_decay,
+                groups: &groups,
                 grad_clip: self.plan.config.optim.grad_clip,
                 activations: self.plan.activations,
             };

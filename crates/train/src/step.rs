@@ -4,16 +4,18 @@ use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use caravan_dataset::TokenBatch;
 use caravan_model::Llama;
-use caravan_optim::{AdamW, clip_scale, decays, sum_in_order, tensor_block_sums};
+use caravan_optim::{AdamW, ParamGroups, clip_scale, sum_in_order, tensor_block_sums};
 use caravan_parallel::{Activations, ExactSum, Gradients, LossSum, MicroBatch, forward_backward};
 
 /// What an update is told; everything else is state.
 #[derive(Clone, Copy, Debug)]
-pub struct StepSettings {
+pub struct StepSettings<'a> {
     /// Learning rate of this update.
     pub lr: f64,
     /// Decay of the parameters that decay.
     pub weight_decay: f64,
+    /// Which parameters decay.
+    pub groups: &'a ParamGroups,
     /// Largest global gradient norm.
     pub grad_clip: f64,
     /// Keep or recompute.
@@ -60,7 +62,7 @@ pub fn step(
     model: Llama,
     optimizer: &mut AdamW,
     micro_batches: impl Iterator<Item = MicroBatch>,
-    settings: StepSettings,
+    settings: StepSettings<'_>,
 ) -> Result<(Llama, StepOutcome), (Box<Llama>, NotFinite)> {
     let mut sum = ExactSum::new();
     for (index, batch) in micro_batches.enumerate() {
@@ -100,14 +102,14 @@ fn update(
     optimizer: &mut AdamW,
     gradients: Gradients,
     scale: f64,
-    settings: StepSettings,
+    settings: StepSettings<'_>,
 ) -> Llama {
     let mut gradients = gradients.into_iter();
     model.map_flat(&mut |path, shape, weight| {
         let gradient = gradients.next().expect("a gradient for every parameter");
         assert_eq!(gradient.path, path, "gradients come in visit order");
-        let decay = if decays(path, shape) { settings.weight_decay } else { 0.0 };
-        optimizer.step_scaled(path, weight, gradient.values, settings.lr, decay, scale)
+        let decay = settings.groups.decay(path, shape, settings.weight_decay);
+        optimizer.step_scaled(path, weight, gradient.values, scale, settings.lr, decay)
     })
 }
 

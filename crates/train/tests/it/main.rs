@@ -1,0 +1,6 @@
+//! The library as a whole: runs in a temporary folder on made-up text.
+
+mod python; // TensorBoard's own reader sees what we wrote
+mod reference; // one update is the update of PyTorch
+mod runs; // stopping, resuming, recomputing, packing, mixing
+mod support; // a text, a configuration, an observer that remembers
