@@ -85,7 +85,7 @@ fn damaged_files() {
         std::fs::write(path, bytes).unwrap();
     };
     let latest = std::fs::read_to_string(dir.join("run/checkpoints/LATEST")).unwrap();
-    let checkpoint = dir.join("run/checkpoints").join(latest.trim());
+    let checkpoint = dir.join("run/checkpoints").join(latest.lines().next().unwrap());
     let tensors = checkpoint.join("rank-00000.safetensors");
     let good = std::fs::read(&tensors).unwrap();
     flip(&tensors, good.len() / 2);

@@ -79,7 +79,7 @@ pub(crate) fn train_args<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
 pub(crate) fn final_tensors(run: &Path) -> Vec<u8> {
     let checkpoints = run.join("checkpoints");
     let latest = std::fs::read_to_string(checkpoints.join("LATEST")).expect("a LATEST file");
-    let dir = checkpoints.join(latest.trim());
+    let dir = checkpoints.join(latest.lines().next().expect("a name"));
     let mut files: Vec<PathBuf> = std::fs::read_dir(dir)
         .expect("a checkpoint")
         .map(|e| e.expect("an entry").path())
