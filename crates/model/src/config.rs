@@ -7,6 +7,12 @@ use crate::ModelError;
 /// The largest size of a dim or count: every product of three of them fits `u128`, of two `u64`.
 const MAX_SIZE: usize = 1 << 31;
 
+/// Parameters are listed by layer, so their number is kept within reason (the largest LLaMA has 126).
+const MAX_LAYERS: usize = 1 << 16;
+
+/// The rotary embedding keeps tables over all positions: 2 GiB at this length with heads of 128.
+const MAX_POSITIONS: usize = 1 << 22;
+
 /// Everything that defines a LLaMA's function, apart from its weights.
 ///
 /// One form serves LLaMA 1, 2, 3, 3.1 and 3.2: grouped-query attention (`n_kv_heads < n_heads`), an explicit `head_dim`,
@@ -110,23 +116,23 @@ impl LlamaConfig {
     }
 
     fn check_sizes(&self) -> Result<(), ModelError> {
-        for (field, value) in [
-            ("vocab_size", self.vocab_size),
-            ("d_model", self.d_model),
-            ("n_layers", self.n_layers),
-            ("n_heads", self.n_heads),
-            ("n_kv_heads", self.n_kv_heads),
-            ("head_dim", self.head_dim),
-            ("d_ff", self.d_ff),
-            ("max_seq_len", self.max_seq_len),
+        for (field, value, most) in [
+            ("vocab_size", self.vocab_size, MAX_SIZE),
+            ("d_model", self.d_model, MAX_SIZE),
+            ("n_layers", self.n_layers, MAX_LAYERS),
+            ("n_heads", self.n_heads, MAX_SIZE),
+            ("n_kv_heads", self.n_kv_heads, MAX_SIZE),
+            ("head_dim", self.head_dim, MAX_SIZE),
+            ("d_ff", self.d_ff, MAX_SIZE),
+            ("max_seq_len", self.max_seq_len, MAX_POSITIONS),
         ] {
             if value == 0 {
                 let help = format!("set {field} to 1 or more");
                 return wrong(field, &value, "must not be zero".into(), help);
             }
-            if value > MAX_SIZE {
-                let help = format!("set {field} to {MAX_SIZE} or less");
-                return wrong(field, &value, format!("must be at most {MAX_SIZE}"), help);
+            if value > most {
+                let help = format!("set {field} to {most} or less");
+                return wrong(field, &value, format!("must be at most {most}"), help);
             }
         }
         // The number of parameters must be countable in bytes of f64 as well, with room to spare.
@@ -281,6 +287,8 @@ mod tests {
         let cases: Vec<(String, &str, &str)> = vec![
             (refused(|c| c.n_layers = 0), "n_layers is 0", "set n_layers to 1"),
             (refused(|c| c.vocab_size = usize::MAX), "vocab_size is", "or less"),
+            (refused(|c| c.n_layers = 1 << 20), "n_layers is 1048576", "65536 or less"),
+            (refused(|c| c.max_seq_len = 1 << 30), "max_seq_len is", "4194304 or less"),
             (refused(|c| c.n_kv_heads = 3), "n_heads is 4", "divisor of 4"),
             (refused(|c| c.head_dim = 15), "head_dim is 15", "use 14 or 16"),
             (refused(|c| c.rope_theta = f64::NAN), "rope_theta is NaN", "500000"),
@@ -288,7 +296,7 @@ mod tests {
             (refused(|c| c.init_std = -1.0), "init_std is -1", "0.02"),
             (
                 refused(|c| {
-                    (c.d_model, c.d_ff, c.n_layers) = (1 << 31, 1 << 31, 1 << 31);
+                    (c.d_model, c.d_ff, c.n_layers) = (1 << 31, 1 << 31, 1 << 16);
                 }),
                 "no machine",
                 "lower n_layers",
