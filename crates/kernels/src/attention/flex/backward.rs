@@ -6,11 +6,14 @@ use burn::backend::flex::FlexTensor;
 
 use super::super::{Attended, Dims};
 use super::matrix::{Rows, SharedSlots, with_scratch};
-use super::products::{add_over_queries, scores, sum_over_keys};
+use super::products::{add_over_keys, add_over_queries, scores};
 use super::rows::{pad, row_products, softmax_backward, transpose};
 use super::visible::{LANES, ROWS, Visible};
 use super::{dense_rows, for_each_task, padded_rows};
 use crate::flex_data::{floats, tensor, unwritten, written};
+
+/// Keys per pass: their scores and gradients stay in the second cache. A multiple of a tile.
+const PART_KEYS: usize = 256;
 
 /// Returns `[dq, dk, dv]`, by the formulas of `composed_backward`.
 pub(super) fn backward(
@@ -42,7 +45,8 @@ pub(super) fn backward(
     for_each_task(b * n_kv_heads, dims, |task| {
         let (bi, kv) = (task / n_kv_heads, task % n_kv_heads);
         let (columns, rows) = (head_dim * ROWS, ROWS * width);
-        let block = [t * ROWS, t * ROWS, columns, columns, rows, rows, rows];
+        let scores = PART_KEYS.min(t) * ROWS;
+        let block = [scores, scores, columns, columns, rows, rows, rows];
         let [p, dp, q_columns, dout_columns, q_rows, dout_rows, dq] = block;
         let sizes = [t * width, t * width, p, dp, q_columns, dout_columns, q_rows, dout_rows, dq];
         with_scratch(sizes, |[dk, dv, block @ ..]| {
@@ -98,14 +102,11 @@ impl HeadBackward<'_> {
         let (kv, scale) = (hi / self.dims.group(), self.dims.scale() as f32);
         let width = head_dim.next_multiple_of(LANES);
         for index in 0..s.div_ceil(ROWS) {
-            let block = &self.visible.block(bi, index);
-            let (lanes, n, from) = (block.lanes(), block.n, block.from);
+            let block = self.visible.block(bi, index);
+            let (lanes, n) = (block.lanes(), block.n);
             let queries = Rows::head(&self.q, bi, hi).from_row(block.first);
             let dout = Rows::head(&self.dout, bi, hi).from_row(block.first);
             let out = Rows::head(&self.out, bi, hi).from_row(block.first);
-            let keys = Rows::head(&self.k, bi, kv).from_row(from);
-            let values = Rows::head(&self.v, bi, kv).from_row(from);
-            let (p, dp) = (&mut p[..block.width * lanes], &mut dp[..block.width * lanes]);
             let q_columns = &mut q_columns[..head_dim * lanes];
             let dout_columns = &mut dout_columns[..head_dim * lanes];
             let (q_rows, dout_rows) =
@@ -114,20 +115,27 @@ impl HeadBackward<'_> {
 
             transpose(queries, n, scale, lanes, q_columns);
             transpose(dout, n, 1.0, lanes, dout_columns);
-            scores(block, keys, q_columns, p);
-            scores(block, values, dout_columns, dp);
+            pad(queries, n, width, q_rows);
+            pad(dout, n, width, dout_rows);
+            dq.fill(0.0);
             let (mut lse, mut d) = ([0.0; ROWS], [0.0; ROWS]);
             let first = (bi * n_heads + hi) * s + block.first;
             lse[..n].copy_from_slice(&self.lse[first..first + n]);
             row_products(dout, out, &mut d[..n]);
-            softmax_backward(block, p, dp, &lse[..lanes], &d[..lanes], scale);
 
-            pad(queries, n, width, q_rows);
-            pad(dout, n, width, dout_rows);
-            let reached = from * width..(from + block.width) * width;
-            add_over_queries(block, dp, q_rows, &mut dk[reached.clone()]);
-            add_over_queries(block, p, dout_rows, &mut dv[reached]);
-            sum_over_keys(block, dp, keys, dq);
+            for start in (0..block.width).step_by(PART_KEYS) {
+                let part = &block.part(start, PART_KEYS);
+                let keys = Rows::head(&self.k, bi, kv).from_row(part.from);
+                let values = Rows::head(&self.v, bi, kv).from_row(part.from);
+                let (p, dp) = (&mut p[..part.width * lanes], &mut dp[..part.width * lanes]);
+                let reached = part.from * width..(part.from + part.width) * width;
+                scores(part, keys, q_columns, p);
+                scores(part, values, dout_columns, dp);
+                softmax_backward(part, p, dp, &lse[..lanes], &d[..lanes], scale);
+                add_over_queries(part, dp, q_rows, &mut dk[reached.clone()]);
+                add_over_queries(part, p, dout_rows, &mut dv[reached]);
+                add_over_keys(part, dp, keys, dq);
+            }
             for (i, row) in dq.chunks_exact(width).take(n).enumerate() {
                 let start = ((bi * s + block.first + i) * n_heads + hi) * head_dim;
                 // SAFETY: no other task writes the rows of this head.

@@ -6,7 +6,7 @@ use burn::backend::flex::FlexTensor;
 
 use super::super::{Attended, Dims};
 use super::matrix::{Rows, SharedSlots, with_scratch};
-use super::products::{scores, sum_over_keys};
+use super::products::{add_over_keys, scores};
 use super::rows::{attend_one, softmax, transpose};
 use super::visible::{LANES, ROWS, Visible};
 use super::{dense_rows, for_each_task, padded_rows};
@@ -64,7 +64,8 @@ fn in_blocks(
             scores(&block, keys, queries, p);
             let (mut lse, mut inverse) = ([0.0; ROWS], [0.0; ROWS]);
             softmax(&block, p, &mut lse[..lanes], &mut inverse[..lanes]);
-            sum_over_keys(&block, p, values, attended);
+            attended.fill(0.0);
+            add_over_keys(&block, p, values, attended);
             // SAFETY: no other task writes these rows of this head.
             unsafe { lse_slots.part(head * s + block.first, block.n) }
                 .write_copy_of_slice(&lse[..block.n]);

@@ -17,6 +17,10 @@ use super::visible::{Block, KEYS, LANES};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Isa, isa};
 
+/// Keys per pass of [`add_over_keys`]: their probabilities and values stay in the first cache while
+/// all queries use them.
+const NEAR_KEYS: usize = 64;
+
 /// Declares a function that runs the best instance of a generic body for this CPU.
 macro_rules! for_this_cpu {
     ($(#[$doc:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) = $body:ident) => {
@@ -48,11 +52,11 @@ for_this_cpu!(
     fn scores(block: &Block, keys: Rows<'_>, queries: &[f32], scores: &mut [f32]) = scores_body
 );
 for_this_cpu!(
-    /// `out[query] = sum of p[key, query] values[key]` over the keys that the query's vector sees.
+    /// `out[query] += sum of p[key, query] values[key]` over the keys that the query's vector sees.
     ///
     /// `values` starts at the block's first key, its width a multiple of [`LANES`]; `out` is
     /// `[block.lanes(), width]`.
-    fn sum_over_keys(block: &Block, p: &[f32], values: Rows<'_>, out: &mut [f32]) = over_keys_body
+    fn add_over_keys(block: &Block, p: &[f32], values: Rows<'_>, out: &mut [f32]) = over_keys_body
 );
 for_this_cpu!(
     /// `out[key] += sum of p[key, query] rows[query]` over the vectors that see the key's tile.
@@ -91,20 +95,26 @@ fn over_keys_body<L: Lanes>(block: &Block, p: &[f32], values: Rows<'_>, out: &mu
     let width = out.len() / lanes;
     values.check(block.width, width);
     assert!(p.len() == block.width * lanes && width.is_multiple_of(LANES), "sizes fit");
-    for (vector, keys) in block.key_ranges().iter().enumerate() {
-        let product = Product {
-            k: keys.len(),
-            a: p[keys.start * lanes + vector * LANES..].as_ptr(),
-            a_row: 1,
-            a_k: lanes as isize,
-            b: values.at(keys.start),
-            b_k: values.stride,
-            out: out[vector * LANES * width..].as_mut_ptr(),
-            out_row: width,
-            add: false,
-        };
-        // SAFETY: the vector's queries and keys lie within the checked sizes.
-        unsafe { product.run::<L>(LANES, width / LANES) };
+    for start in (0..block.width).step_by(NEAR_KEYS) {
+        for (vector, keys) in block.key_ranges().iter().enumerate() {
+            let keys = keys.start.max(start)..keys.end.min(start + NEAR_KEYS);
+            if keys.is_empty() {
+                continue;
+            }
+            let product = Product {
+                k: keys.len(),
+                a: p[keys.start * lanes + vector * LANES..].as_ptr(),
+                a_row: 1,
+                a_k: lanes as isize,
+                b: values.at(keys.start),
+                b_k: values.stride,
+                out: out[vector * LANES * width..].as_mut_ptr(),
+                out_row: width,
+                add: true,
+            };
+            // SAFETY: the vector's queries and keys lie within the checked sizes.
+            unsafe { product.run::<L>(LANES, width / LANES) };
+        }
     }
 }
 
@@ -211,6 +221,13 @@ impl Product {
         // SAFETY: the caller's promise.
         unsafe {
             let mut sums = [[L::splat(0.0); N]; M];
+            if self.add {
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    for (v, sum) in sums.iter_mut().enumerate() {
+                        *sum = L::load(self.out.add(i * self.out_row + v * LANES));
+                    }
+                }
+            }
             let (mut a, mut b) = (self.a, self.b);
             for _ in 0..self.k {
                 let mut row = [L::splat(0.0); N];
@@ -228,9 +245,7 @@ impl Product {
             }
             for (i, sums) in sums.iter().enumerate() {
                 for (v, &sum) in sums.iter().enumerate() {
-                    let out = self.out.add(i * self.out_row + v * LANES);
-                    let sum = if self.add { L::splat(1.0).madd(sum, L::load(out)) } else { sum };
-                    sum.store(out);
+                    sum.store(self.out.add(i * self.out_row + v * LANES));
                 }
             }
         }

@@ -43,10 +43,11 @@ fn vector_of(scores: &mut [f32], key: usize, lanes: usize, vector: usize) -> &mu
 #[inline(always)]
 fn hide(block: &Block, vector: usize, scores: &mut [f32]) {
     let (first, end) = block.lane_keys(vector);
-    let last_first = first.iter().fold(0, |m, &key| m.max(key)) as usize;
-    let first_end = end.iter().fold(i32::MAX, |m, &key| m.min(key)) as usize;
+    let last_first = first.iter().fold(0, |m, &key| m.max(key));
+    let first_end = end.iter().fold(i32::MAX, |m, &key| m.min(key));
     let keys = block.key_ranges()[vector].clone();
-    for key in keys.clone().filter(|key| *key < last_first || first_end <= *key) {
+    let partly = |key: &usize| (*key as i32) < last_first || first_end <= *key as i32;
+    for key in keys.filter(partly) {
         let row = vector_of(scores, key, block.lanes(), vector);
         let key = key as i32;
         for i in 0..LANES {

@@ -91,6 +91,23 @@ impl Visible {
 }
 
 impl Block {
+    /// The part of the block over at most `n` keys from `start` on, `start` a multiple of [`KEYS`].
+    pub(super) fn part(&self, start: usize, n: usize) -> Self {
+        let end = (start + n).min(self.width);
+        let shift = |keys: &Range<usize>| {
+            keys.start.clamp(start, end) - start..keys.end.clamp(start, end) - start
+        };
+        Self {
+            first: self.first,
+            n: self.n,
+            from: self.from + start,
+            width: end - start,
+            first_key: self.first_key.map(|key| key - start as i32),
+            end_key: self.end_key.map(|key| key - start as i32),
+            key_ranges: std::array::from_fn(|vector| shift(&self.key_ranges[vector])),
+        }
+    }
+
     /// The queries, rounded up to whole vectors.
     pub(super) fn lanes(&self) -> usize {
         self.n.next_multiple_of(LANES)
@@ -164,6 +181,30 @@ mod tests {
                 let start = |i: usize| (i * 7919 * seed % 1009) as i32 % (t - s + i + 1) as i32;
                 let starts = TensorData::new((0..s).map(start).collect(), [1, s]);
                 check(&Visible::new(Some(&FlexTensor::from_data(starts)), dims(s, t)), s);
+            }
+        }
+    }
+
+    #[test]
+    fn parts_see_what_the_block_sees() {
+        let start = |i: usize| (i * 7919 % 1009) as i32 % (33 + i) as i32;
+        let starts = TensorData::new((0..100).map(start).collect(), [1, 100]);
+        let visible = Visible::new(Some(&FlexTensor::from_data(starts)), dims(100, 132));
+        for index in 0..2 {
+            let block = visible.block(0, index);
+            for (n_part, part_start) in (0..block.width).step_by(24).enumerate() {
+                let part = block.part(n_part * 24, 24);
+                assert_eq!(part.from, block.from + part_start);
+                for (vector, keys) in part.key_ranges().iter().enumerate() {
+                    for key in 0..part.width {
+                        let seen = block.key_ranges()[vector].contains(&(key + part_start));
+                        assert_eq!(keys.contains(&key), seen);
+                    }
+                    assert_eq!(
+                        part.lane_keys(vector).0[0] + part_start as i32,
+                        block.lane_keys(vector).0[0]
+                    );
+                }
             }
         }
     }
