@@ -238,6 +238,8 @@ mod tests {
             pairs.iter().flatten().map(|c| (f64::from(*c) - expected).powi(2) / expected).sum();
         assert!(chi_square < 330.5, "{chi_square}"); // 99.9% quantile with 255 degrees of freedom
         assert_eq!(uniform(5, 9).to_bits(), uniform(5, 9).to_bits());
+        // Not one long sequence that seeds merely enter at other places.
+        assert_ne!(uniform(5 + 0x9E37_79B9_7F4A_7C15, 9).to_bits(), uniform(5, 10).to_bits());
     }
 
     #[test]
