@@ -137,6 +137,10 @@ impl Encode for Tokenizer {
         self.engine.encode(text)
     }
 
+    fn encode_batch(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>> {
+        self.engine.encode_batch(texts)
+    }
+
     fn decode(&self, ids: &[u32]) -> Result<String> {
         self.engine.decode_stream().all(ids)
     }
@@ -152,6 +156,7 @@ pub(crate) trait Engine: Debug + Send + Sync {
     fn bos_id(&self) -> Option<u32>;
     fn eos_id(&self) -> Option<u32>;
     fn encode(&self, text: &str) -> Result<Vec<u32>>;
+    fn encode_batch(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>>;
     fn encode_with_special(&self, text: &str) -> Result<Vec<u32>>;
     fn decode_stream(&self) -> DecodeStream<'_>;
     fn token(&self, id: u32) -> Option<String>;

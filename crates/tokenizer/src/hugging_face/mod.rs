@@ -165,6 +165,12 @@ impl Engine for HuggingFace {
         Ok(out)
     }
 
+    fn encode_batch(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>> {
+        let done: Vec<Result<Vec<u32>>> =
+            texts.par_iter().map(|text| Engine::encode(self, text)).collect();
+        done.into_iter().collect()
+    }
+
     fn encode_with_special(&self, text: &str) -> Result<Vec<u32>> {
         let special = self.special.get_or_init(|| {
             let mut special = self.plain.clone();

@@ -6,8 +6,10 @@ pub(crate) mod proto;
 mod split;
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::Path;
 
+use ahash::AHashMap;
 use rayon::prelude::*;
 use sentencepiece::SentencePieceProcessor;
 
@@ -122,27 +124,67 @@ impl SentencePiece {
         Ok(())
     }
 
-    fn block<'t>(&self, block: Stretch<'t>, cuts: &Cuts) -> Result<Vec<u32>> {
-        let mut out = Vec::with_capacity(block.text.len() / 3);
-        let mut seen: HashMap<&'t str, (usize, usize)> = HashMap::new();
-        for stretch in cuts.stretches(block) {
-            // Stretches that begin with a line end drop the prefix and others keep it, but for the
-            // rare line end after a single space: in all others the text alone tells the ids.
-            let told_by_text = stretch.drop_prefix == stretch.text.starts_with('\n');
-            if stretch.text.len() > CACHED || !told_by_text {
-                self.stretch(stretch, &mut out)?;
-                continue;
+    /// The ids of a block, part by part, each distinct short part once.
+    fn block<'t>(
+        &self,
+        block: Stretch<'t>,
+        cuts: &Cuts,
+        seen: &mut Seen<'t>,
+        out: &mut Vec<u32>,
+    ) -> Result<()> {
+        for stretch in cuts.parts(block, 1) {
+            if stretch.text.len() > CACHED {
+                self.stretch(stretch, out)?;
+            } else if let Some(ids) = seen.ranges.get(&stretch) {
+                out.extend_from_slice(&seen.ids[ids.clone()]);
+            } else {
+                let from = seen.ids.len();
+                self.stretch(stretch, &mut seen.ids)?;
+                out.extend_from_slice(&seen.ids[from..]);
+                seen.ranges.insert(stretch, from..seen.ids.len());
             }
-            if let Some((from, to)) = seen.get(stretch.text) {
-                out.extend_from_within(*from..*to);
-                continue;
-            }
-            let from = out.len();
-            self.stretch(stretch, &mut out)?;
-            seen.insert(stretch.text, (from, out.len()));
         }
-        Ok(out)
+        Ok(())
     }
+
+    /// The ids of some texts, which share what was seen.
+    fn run<'t>(&self, texts: &[&'t str]) -> Vec<Result<Vec<u32>>> {
+        let mut seen: Seen<'t> = Seen::default();
+        let mut all = Vec::with_capacity(texts.len());
+        for &text in texts {
+            all.push(match &self.cuts {
+                Some(cuts) if text.len() <= BLOCK => {
+                    let whole = Stretch { text, drop_prefix: false };
+                    let mut ids = Vec::with_capacity(text.len() / 3);
+                    self.block(whole, cuts, &mut seen, &mut ids).map(|()| ids)
+                }
+                _ => Engine::encode(self, text),
+            });
+        }
+        all
+    }
+}
+
+/// The ids of parts that were encoded already.
+#[derive(Debug, Default)]
+struct Seen<'t> {
+    ranges: AHashMap<Stretch<'t>, Range<usize>>,
+    ids: Vec<u32>,
+}
+
+/// Splits texts into runs of about `BLOCK` bytes; a longer text is a run of its own.
+fn runs<'s, 't>(texts: &'s [&'t str]) -> Vec<&'s [&'t str]> {
+    let mut runs = Vec::new();
+    let (mut from, mut bytes) = (0, 0);
+    for (i, text) in texts.iter().enumerate() {
+        if i > from && bytes + text.len() > BLOCK {
+            runs.push(&texts[from..i]);
+            (from, bytes) = (i, 0);
+        }
+        bytes += text.len();
+    }
+    runs.push(&texts[from..]);
+    runs
 }
 
 fn engine(source: sentencepiece::SentencePieceError) -> TokenizerError {
@@ -188,12 +230,15 @@ impl Engine for SentencePiece {
 
     fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let mut out = Vec::new();
+        let whole = Stretch { text, drop_prefix: false };
         match &self.cuts {
             Some(cuts) if text.len() > ONE_CALL => {
-                let whole = Stretch { text, drop_prefix: false };
-                let blocks = cuts.blocks(whole, BLOCK);
-                let done: Vec<Result<Vec<u32>>> =
-                    blocks.into_par_iter().map(|block| self.block(block, cuts)).collect();
+                let blocks: Vec<Stretch<'_>> = cuts.parts(whole, BLOCK).collect();
+                let encode = |block: Stretch<'_>| {
+                    let mut ids = Vec::with_capacity(block.text.len() / 3);
+                    self.block(block, cuts, &mut Seen::default(), &mut ids).map(|()| ids)
+                };
+                let done: Vec<Result<Vec<u32>>> = blocks.into_par_iter().map(encode).collect();
                 for ids in done {
                     out.extend(ids?);
                 }
@@ -201,6 +246,12 @@ impl Engine for SentencePiece {
             _ => self.call(text, &mut out)?,
         }
         Ok(out)
+    }
+
+    fn encode_batch(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>> {
+        let done: Vec<Vec<Result<Vec<u32>>>> =
+            runs(texts).into_par_iter().map(|run| self.run(run)).collect();
+        done.into_iter().flatten().collect()
     }
 
     fn encode_with_special(&self, text: &str) -> Result<Vec<u32>> {
@@ -269,5 +320,20 @@ impl DecodeWhole for SentencePiece {
             return Ok(String::new());
         }
         self.processor.0.decode_piece_ids(ids).map_err(engine)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_keep_all_texts_in_order() {
+        let long = "x".repeat(BLOCK + 1);
+        let half = "y".repeat(BLOCK / 2);
+        let texts = ["a", &half, &half, "b", &long, "c"];
+        let runs = runs(&texts);
+        assert_eq!(runs.concat(), texts);
+        assert_eq!(runs.iter().map(|run| run.len()).collect::<Vec<_>>(), [2, 2, 1, 1]);
     }
 }

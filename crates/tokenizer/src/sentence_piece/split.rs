@@ -1,24 +1,25 @@
 //! Cutting a long text where no token can reach across, so that the parts are encoded one by one,
-//! on all cores, each distinct word once, with the ids of the whole.
+//! on all cores, each distinct part once, with the ids of the whole.
 //!
-//! BPE merges two neighbours only if both together are a piece. Where no piece can span a boundary
-//! nothing that happens on one side is felt on the other. Two boundaries can be told from the
-//! vocabulary alone:
-//! - *before a space after something else*, if no piece has a space mark after another character.
-//!   The part behind it begins with the space; the library puts a dummy prefix before every text,
-//!   so the space is left out and the prefix takes its place.
-//! - *before a line end*, if no piece of several characters holds one. The prefix that the library
-//!   puts before the part stays a token of its own and is dropped.
+//! BPE merges two neighbours only if both together are a piece. Where the two characters around a
+//! boundary stand beside each other in no piece, no merge can span it, and nothing that happens on
+//! one side is felt on the other. The library puts a dummy prefix (a space mark) before every text
+//! that it is given, so a part must begin in one of two ways:
+//! - with a space, which is left out: the prefix takes its place;
+//! - with a character that no piece has after a space mark: the prefix stays a token of its own,
+//!   which is dropped.
 //!
 //! A model for which this cannot be told (unigram, a normaliser that rewrites text, user-defined
-//! pieces) is encoded whole.
+//! pieces, no byte fallback) is encoded whole.
+
+use ahash::AHashSet;
 
 use super::proto::{BPE, ModelProto, PieceType};
 
 const MARK: char = '\u{2581}';
 
 /// A part of a text as it is handed to the library.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Stretch<'a> {
     pub(super) text: &'a str,
     /// The first id is the dummy prefix and belongs to no text.
@@ -26,10 +27,12 @@ pub(super) struct Stretch<'a> {
 }
 
 /// Where a model's texts may be cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Cuts {
-    at_spaces: bool,
-    at_line_ends: bool,
+    /// Characters that stand beside each other in a piece.
+    pairs: AHashSet<(char, char)>,
+    /// The same for ASCII, with the space for its mark: a bit for each second character.
+    ascii: [u128; 128],
 }
 
 impl Cuts {
@@ -38,112 +41,151 @@ impl Cuts {
         let trainer = model.trainer();
         let normalizer = model.normalizer();
         let plain = trainer.model_type == Some(BPE)
+            && trainer.byte_fallback == Some(true)
             && trainer.treat_whitespace_as_suffix != Some(true)
             && normalizer.charsmap().is_empty()
             && normalizer.dummy_prefix()
             && normalizer.escapes_spaces()
             && !normalizer.removes_spaces();
-        if !plain || model.pieces.iter().any(|p| p.kind() == PieceType::UserDefined) {
+        let has = |found: &dyn Fn(PieceType, &str) -> bool| {
+            model.pieces.iter().any(|p| found(p.kind(), p.text()))
+        };
+        let prefix_is_a_token = has(&|kind, text| kind == PieceType::Normal && text == "\u{2581}");
+        let user_defined = has(&|kind, _| kind == PieceType::UserDefined);
+        if !plain || !prefix_is_a_token || user_defined {
             return None;
         }
-        let merged = || {
-            let pieces = model.pieces.iter().map(|p| (p.kind(), p.text()));
-            pieces.filter_map(|(kind, text)| {
-                matches!(kind, PieceType::Normal | PieceType::Unused).then_some(text)
-            })
-        };
-        let space_inside = |text: &str| text.trim_start_matches(MARK).contains(MARK);
-        let line_end_inside = |text: &str| text.len() > 1 && text.contains('\n');
-        let prefix_is_a_token =
-            model.pieces.iter().any(|p| p.kind() == PieceType::Normal && p.text() == "\u{2581}");
-        let cuts = Self {
-            at_spaces: !merged().any(space_inside),
-            at_line_ends: prefix_is_a_token && !merged().any(line_end_inside),
-        };
-        (cuts.at_spaces || cuts.at_line_ends).then_some(cuts)
+        let texts = model.pieces.iter().filter_map(|piece| {
+            let merged = matches!(piece.kind(), PieceType::Normal | PieceType::Unused);
+            merged.then(|| piece.text())
+        });
+        Some(Self::of_pieces(texts))
     }
 
-    /// All parts of a stretch, in order.
-    pub(super) fn stretches(self, stretch: Stretch<'_>) -> impl Iterator<Item = Stretch<'_>> {
-        self.parts(stretch, 1)
+    fn of_pieces<'a>(pieces: impl Iterator<Item = &'a str>) -> Self {
+        let pairs: AHashSet<(char, char)> =
+            pieces.flat_map(|text| text.chars().zip(text.chars().skip(1))).collect();
+        let mut ascii = [0; 128];
+        for (a, b) in &pairs {
+            if let (Some(a), Some(b)) = (slot(*a), slot(*b)) {
+                ascii[a] |= 1 << b;
+            }
+        }
+        Self { pairs, ascii }
     }
 
-    /// Parts of at least `size` bytes, except the last.
-    pub(super) fn blocks(self, stretch: Stretch<'_>, size: usize) -> Vec<Stretch<'_>> {
-        self.parts(stretch, size).collect()
-    }
-
-    fn parts(self, stretch: Stretch<'_>, size: usize) -> impl Iterator<Item = Stretch<'_>> {
-        let mut rest = Some(stretch);
+    /// Parts of at least `size` bytes, except the last, in order.
+    pub(super) fn parts<'a>(
+        &self,
+        whole: Stretch<'a>,
+        size: usize,
+    ) -> impl Iterator<Item = Stretch<'a>> {
+        let mut rest = Some(whole);
         std::iter::from_fn(move || {
             let Stretch { text, drop_prefix } = rest?;
-            let Some((end, next, at_line_end)) = self.next_cut(text, size) else {
+            let Some((end, next, drop_next)) = self.next_cut(text, size) else {
                 return rest.take();
             };
-            rest = Some(Stretch { text: &text[next..], drop_prefix: at_line_end });
+            rest = Some(Stretch { text: &text[next..], drop_prefix: drop_next });
             Some(Stretch { text: &text[..end], drop_prefix })
         })
     }
 
     /// The first boundary at `size` bytes or later: where the part ends, where the next one begins,
-    /// and whether that is at a line end.
-    fn next_cut(self, text: &str, size: usize) -> Option<(usize, usize, bool)> {
-        let bytes = text.as_bytes();
-        (size.max(1)..bytes.len()).find_map(|at| match bytes[at] {
-            b'\n' if self.at_line_ends => Some((at, at, true)),
-            // A space at the very end stays: the library gives nothing at all for an empty text.
-            b' ' if self.at_spaces && at + 1 < bytes.len() && !ends_with_space(&bytes[..at]) => {
-                Some((at, at + 1, false))
+    /// and whether that one's prefix is to be dropped.
+    fn next_cut(&self, text: &str, size: usize) -> Option<(usize, usize, bool)> {
+        // Begin one character earlier, which is the left side of the first boundary.
+        let from = text.floor_char_boundary(size.saturating_sub(1));
+        let mut chars = text[from..].char_indices();
+        let mut before = chars.next()?.1;
+        for (at, c) in chars {
+            let at = from + at;
+            if !self.joined(before, c) {
+                // A space at the very end stays: the library gives nothing for an empty text.
+                if c == ' ' && at + 1 < text.len() {
+                    return Some((at, at + 1, false));
+                }
+                if c != ' ' && c != MARK && !self.joined(MARK, c) {
+                    return Some((at, at, true));
+                }
             }
-            _ => None,
-        })
+            before = c;
+        }
+        None
+    }
+
+    /// Whether a piece can reach from one character to the next.
+    fn joined(&self, a: char, b: char) -> bool {
+        if let (Some(a), Some(b)) = (slot(a), slot(b)) {
+            return self.ascii[a] >> b & 1 == 1;
+        }
+        let mark = |c| if c == ' ' { MARK } else { c };
+        self.pairs.contains(&(mark(a), mark(b)))
     }
 }
 
-/// Whether the normalised text ends with a space mark: after a space, or the mark itself.
-fn ends_with_space(bytes: &[u8]) -> bool {
-    bytes.ends_with(b" ") || bytes.ends_with("\u{2581}".as_bytes())
+/// The place of a character in the ASCII table.
+fn slot(c: char) -> Option<usize> {
+    match c {
+        MARK => Some(usize::from(b' ')),
+        c if c.is_ascii() => Some(c as usize),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parts(cuts: Cuts, text: &str, size: usize) -> Vec<(&str, bool)> {
+    fn parts<'a>(pieces: &[&str], text: &'a str, size: usize) -> Vec<(&'a str, bool)> {
+        let cuts = Cuts::of_pieces(pieces.iter().copied());
         let parts = cuts.parts(Stretch { text, drop_prefix: false }, size);
         parts.map(|s| (s.text, s.drop_prefix)).collect()
     }
 
-    const BOTH: Cuts = Cuts { at_spaces: true, at_line_ends: true };
-
     #[test]
-    fn cuts_are_before_spaces_and_line_ends() {
+    fn cuts_are_where_no_piece_reaches_across() {
+        let pieces = ["\u{2581}\u{2581}", "\u{2581}bc", "ef", "猫は", "\u{2581}d"];
         assert_eq!(
-            parts(BOTH, "a bc\nd  e\n\n f ", 1),
+            parts(&pieces, "a bc\nd  ef", 1),
             [
                 ("a", false),
+                // `bc` is a piece, and `d` may follow a mark, so that it cannot begin a part.
                 ("bc", false),
                 ("\nd", true),
-                (" e", false),
-                ("\n", true),
-                ("\n", true),
-                ("f ", false)
+                // The first space of a run is the prefix, the second belongs to it.
+                (" ", false),
+                ("ef", true),
             ]
         );
-        assert_eq!(parts(BOTH, "a bc d", 2), [("a bc", false), ("d", false)]);
-        assert_eq!(parts(BOTH, "x\u{2581} y", 1), [("x\u{2581} y", false)]);
-        assert_eq!(parts(BOTH, " a", 1), [(" a", false)]);
+        assert_eq!(
+            parts(&pieces, "猫は猫は。", 1),
+            [("猫は", false), ("猫は", true), ("。", true)]
+        );
+        assert_eq!(parts(&pieces, "", 1), [("", false)]);
     }
 
     #[test]
-    fn a_boundary_that_is_not_allowed_is_not_used() {
+    fn parts_have_a_size() {
+        assert_eq!(parts(&["bc"], "a bc d", 3), [("a bc", false), ("d", false)]);
+        assert_eq!(parts(&[], "猫猫", 2), [("猫", false), ("猫", true)]);
+    }
+
+    #[test]
+    fn a_last_space_and_a_mark_in_the_text_do_not_begin_a_part() {
+        assert_eq!(parts(&[], "a ", 1), [("a ", false)]);
         assert_eq!(
-            parts(Cuts { at_spaces: false, ..BOTH }, "a b\nc", 1),
-            [("a b", false), ("\nc", true)]
+            parts(&["\u{2581}\u{2581}"], "x\u{2581} y", 1),
+            [("x\u{2581} ", false), ("y", true)]
         );
-        assert_eq!(
-            parts(Cuts { at_line_ends: false, ..BOTH }, "a b\nc", 1),
-            [("a", false), ("b\nc", false)]
-        );
+    }
+
+    #[test]
+    fn the_two_tables_agree() {
+        let cuts = Cuts::of_pieces(["\u{2581}ab", "b\u{2581}"].into_iter());
+        for (a, b) in [(' ', 'a'), ('a', 'b'), ('b', ' '), (' ', 'b'), ('b', 'a')] {
+            let mark = |c| if c == ' ' { MARK } else { c };
+            assert_eq!(cuts.joined(a, b), cuts.pairs.contains(&(mark(a), mark(b))), "{a}{b}");
+        }
     }
 }

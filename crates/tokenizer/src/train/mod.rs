@@ -15,6 +15,7 @@ mod model;
 mod units;
 
 use std::path::Path;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use self::units::Units;
@@ -28,6 +29,9 @@ const N_BYTES: usize = 256;
 
 /// Texts are read together up to about this many bytes before they are counted on all cores.
 const BATCH_BYTES: usize = 16 << 20;
+
+/// How often progress is reported while pairs are merged.
+const TICK: Duration = Duration::from_millis(100);
 
 /// Settings of a training.
 #[derive(Clone, Debug, PartialEq)]
@@ -189,7 +193,7 @@ where
     let wanted = config.vocab_size - minimum;
     let Units { counts, documents, bytes: source_bytes } = units;
     let words = alphabet::words(counts, &alphabet);
-    let merges = merge(words, &alphabet, wanted, config.max_piece_chars, progress)?;
+    let merges = merge(&words, &alphabet, wanted, config.max_piece_chars, progress)?;
     if merges.len() < wanted {
         return Err(TokenizerError::VocabTooLarge {
             vocab_size: config.vocab_size,
@@ -245,36 +249,35 @@ where
     Ok(units)
 }
 
-/// Runs the trainer on a thread of its own, so that progress goes on while it works.
+/// Finds the merges, on a thread of its own so that progress goes on while the trainer works.
 fn merge(
-    words: merges::Words,
+    words: &merges::Words,
     alphabet: &[char],
     wanted: usize,
     max_piece_chars: usize,
     progress: &mut dyn FnMut(TrainProgress),
 ) -> Result<Vec<String>> {
-    merges::check_counts(&words)?;
+    merges::check_counts(words)?;
     let start = Instant::now();
-    let (sender, receiver) = std::sync::mpsc::channel();
-    let found = rayon::in_place_scope(|scope| {
-        scope.spawn(move |_| {
-            // The other side waits for this, so that it is there.
-            let _ = sender.send(merges::find(&words, alphabet, wanted, max_piece_chars));
-        });
-        loop {
-            match receiver.recv_timeout(Duration::from_millis(200)) {
-                Ok(found) => return found,
-                Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
-                    let elapsed = start.elapsed();
-                    progress(TrainProgress::Merging { merges: wanted, elapsed, done: false });
-                }
-                Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => {
-                    // The trainer panicked; the scope hands the panic on when it ends.
-                    return Ok(Vec::new());
-                }
+    let find = || merges::find(words, alphabet, wanted, max_piece_chars);
+    let found = if rayon::current_thread_index().is_some() {
+        // A worker that waited would be missing in its pool, and might be its only one.
+        find()
+    } else {
+        let (running, ended) = mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            let trainer = scope.spawn(move || {
+                let found = find();
+                drop(running);
+                found
+            });
+            while ended.recv_timeout(TICK) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let elapsed = start.elapsed();
+                progress(TrainProgress::Merging { merges: wanted, elapsed, done: false });
             }
-        }
-    })?;
+            trainer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }?;
     progress(TrainProgress::Merging { merges: wanted, elapsed: start.elapsed(), done: true });
     Ok(found)
 }
