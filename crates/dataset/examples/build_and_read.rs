@@ -1,4 +1,5 @@
-//! Builds shards of a few documents and reads a batch: `cargo run --release -p caravan-dataset --example build_and_read`.
+//! Builds shards of a few documents and reads a batch: `cargo run --release -p caravan-dataset
+//! --example build_and_read`.
 #![allow(clippy::print_stdout)]
 
 use std::sync::Arc;

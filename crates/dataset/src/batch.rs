@@ -3,7 +3,8 @@
 /// The target of a position that predicts nothing.
 pub const IGNORE: i32 = -1;
 
-/// Rows of `seq_len + 1` tokens. Inputs are the first `seq_len` of a row, targets the last `seq_len`.
+/// Rows of `seq_len + 1` tokens. Inputs are the first `seq_len` of a row, targets the last
+/// `seq_len`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TokenBatch {
     /// Sequences.
@@ -12,8 +13,8 @@ pub struct TokenBatch {
     pub seq_len: usize,
     /// `[rows, seq_len + 1]`. Padding is EOS.
     pub tokens: Vec<u32>,
-    /// Per row, rising positions in `1..=seq_len + 1`: one past the last token of each document, or piece of one, that ends in
-    /// the row. Padding counts as one more document, which does not end.
+    /// Per row, rising positions in `1..=seq_len + 1`: one past the last token of each document, or
+    /// piece of one, that ends in the row. Padding counts as one more document, which does not end.
     pub document_ends: Vec<Vec<u32>>,
     /// Per row, how many tokens are no padding.
     pub n_tokens: Vec<u32>,
@@ -31,7 +32,8 @@ impl TokenBatch {
         inputs
     }
 
-    /// The next token of each position, `[rows, seq_len]`; [`IGNORE`] where that begins another document or is padding.
+    /// The next token of each position, `[rows, seq_len]`; [`IGNORE`] where that begins another
+    /// document or is padding.
     pub fn targets(&self) -> Vec<i32> {
         let mut targets = Vec::with_capacity(self.rows * self.seq_len);
         for (i, row) in self.token_rows().enumerate() {
@@ -49,8 +51,8 @@ impl TokenBatch {
         targets
     }
 
-    /// The first position of the row that each position may attend to, `[rows, seq_len]`: where its document begins, or 0 if that was in
-    /// an earlier row. All 0 without `document_mask`.
+    /// The first position of the row that each position may attend to, `[rows, seq_len]`: where its
+    /// document begins, or 0 if that was in an earlier row. All 0 without `document_mask`.
     pub fn document_starts(&self) -> Vec<i32> {
         let mut starts = vec![0; self.rows * self.seq_len];
         if self.document_mask && self.seq_len > 0 {

@@ -48,7 +48,8 @@ pub struct BuildReport {
 }
 
 impl BuildReport {
-    /// What a user should be told: files that were skipped, documents that were dropped, a side that is empty. One sentence each.
+    /// What a user should be told: files that were skipped, documents that were dropped, a side
+    /// that is empty. One sentence each.
     pub fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         for (i, source) in self.manifest.sources.iter().enumerate() {
@@ -61,19 +62,25 @@ impl BuildReport {
             }
         }
         if self.val.documents == 0 && self.manifest.val_fraction > 0.0 {
-            notes.push("no document is on the validation side: the text is too small for val_fraction".to_owned());
+            notes.push(
+                "no document is on the validation side: the text is too small for val_fraction"
+                    .to_owned(),
+            );
         }
         notes
     }
 }
 
-/// Builds the shards of `config` in the folder `out`, which must be absent or empty. The folder appears whole or not at all.
+/// Builds the shards of `config` in the folder `out`, which must be absent or empty. The folder
+/// appears whole or not at all.
 ///
-/// Memory: a few batches of 4 MiB of text (or one document, if it is larger), 20 bytes per document of the open shards.
+/// Memory: a few batches of 4 MiB of text (or one document, if it is larger), 20 bytes per document
+/// of the open shards.
 ///
 /// # Errors
-/// Those of [`split_documents`]; a tokenizer without BOS or EOS, or that fails; a disk that is full; an `out` that holds something;
-/// no document for training; sources that changed while they were read. Nothing is left behind.
+/// Those of [`split_documents`]; a tokenizer without BOS or EOS, or that fails; a disk that is
+/// full; an `out` that holds something; no document for training; sources that changed while they
+/// were read. Nothing is left behind.
 pub fn build(
     config: &BuildConfig,
     tokenizer: &dyn Encode,
@@ -180,7 +187,12 @@ struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    fn new(config: &'a BuildConfig, special: Special, hash: TokenizerHash, folder: &'a Path) -> Self {
+    fn new(
+        config: &'a BuildConfig,
+        special: Special,
+        hash: TokenizerHash,
+        folder: &'a Path,
+    ) -> Self {
         Self {
             config,
             special,
@@ -277,7 +289,11 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    fn finish(mut self, reports: Vec<SourceReport>, content: &str) -> Result<BuildReport, DatasetError> {
+    fn finish(
+        mut self,
+        reports: Vec<SourceReport>,
+        content: &str,
+    ) -> Result<BuildReport, DatasetError> {
         self.close(Side::Train)?;
         self.close(Side::Val)?;
         let [train, val] = self.totals;

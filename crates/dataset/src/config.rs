@@ -1,4 +1,5 @@
-//! What a build is told: where the text lies and how it is divided. No setting here says anything about the model.
+//! What a build is told: where the text lies and how it is divided. No setting here says anything
+//! about the model.
 
 use std::fmt;
 
@@ -12,11 +13,13 @@ use crate::DatasetError;
 pub struct SourceSpec {
     /// Files, folders (searched recursively, see [`crate::find_files`]) and globs, in order.
     pub paths: Vec<String>,
-    /// Share of the sequences when sources are mixed by weight; a loader setting, it changes no shard.
+    /// Share of the sequences when sources are mixed by weight; a loader setting, it changes no
+    /// shard.
     pub weight: f64,
     /// Field of JSON lines, or column of parquet files, that holds the text. Default `text`.
     pub text_field: String,
-    /// Text between documents inside a text file. It belongs to no document. `None`: a file is one document.
+    /// Text between documents inside a text file. It belongs to no document. `None`: a file is one
+    /// document.
     pub document_separator: Option<String>,
 }
 
@@ -44,7 +47,8 @@ impl SourceSpec {
 pub struct BuildConfig {
     /// The sources, in order: a document's source is an index into this list.
     pub sources: Vec<SourceSpec>,
-    /// Share of the text kept for validation, `0 <= x < 1`. Default 0.05. See [`crate::split_documents`].
+    /// Share of the text kept for validation, `0 <= x < 1`. Default 0.05. See
+    /// [`crate::split_documents`].
     pub val_fraction: f64,
     /// A shard file is closed when its tokens take this many bytes or more. Default 256 MiB.
     pub shard_bytes: u64,
@@ -60,7 +64,8 @@ impl BuildConfig {
     /// Checks everything that can be known without touching a file.
     ///
     /// # Errors
-    /// No source, a source without paths, an empty separator, a fraction outside `0 <= x < 1`, a shard size of 0.
+    /// No source, a source without paths, an empty separator, a fraction outside `0 <= x < 1`, a
+    /// shard size of 0.
     pub fn validate(&self) -> Result<(), DatasetError> {
         if self.sources.is_empty() {
             return Err(DatasetError::NoSources);

@@ -1,12 +1,14 @@
-//! A hash of everything that decides what the shards hold, except the tokenizer: equal hash and equal tokenizer, equal shards.
+//! A hash of everything that decides what the shards hold, except the tokenizer: equal hash and
+//! equal tokenizer, equal shards.
 
 use blake3::Hasher;
 
 use crate::shard::VERSION;
 use crate::{BuildConfig, DatasetError, find_files, formats};
 
-/// BLAKE3, 64 hexadecimal digits, of the bytes of all source files, in order, and of the settings that change the shards. Names
-/// and places of files do not count, nor do weights. Reads every file once, at the speed of the disk.
+/// BLAKE3, 64 hexadecimal digits, of the bytes of all source files, in order, and of the settings
+/// that change the shards. Names and places of files do not count, nor do weights. Reads every file
+/// once, at the speed of the disk.
 ///
 /// # Errors
 /// Those of [`BuildConfig::validate`] and [`find_files`], and a file that cannot be read.

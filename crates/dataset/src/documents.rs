@@ -10,7 +10,8 @@ use crate::{DatasetError, Files, SourceSpec, find_files};
 /// A text that stands by itself: nothing is predicted across its ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Document {
-    /// The text, byte for byte as in the source: line ends (also CRLF) and a byte order mark are kept.
+    /// The text, byte for byte as in the source: line ends (also CRLF) and a byte order mark are
+    /// kept.
     pub text: String,
     /// Index of the source.
     pub source: usize,
@@ -48,7 +49,8 @@ impl fmt::Display for Origin {
     }
 }
 
-/// The documents of a source, in order, empty ones too. Holds one document (or one JSON line, or 64 parquet rows) in memory.
+/// The documents of a source, in order, empty ones too. Holds one document (or one JSON line, or 64
+/// parquet rows) in memory.
 ///
 /// # Errors
 /// Those of [`find_files`] at once; those of the readers as items. After an error the stream ends.
@@ -62,7 +64,13 @@ pub fn read_documents(
 
 /// [`read_documents`] of files that were found before.
 pub(crate) fn documents_of(source: &SourceSpec, index: usize, files: Files) -> Documents {
-    Documents { spec: source.clone(), index, files: files.files.into_iter(), reader: None, failed: false }
+    Documents {
+        spec: source.clone(),
+        index,
+        files: files.files.into_iter(),
+        reader: None,
+        failed: false,
+    }
 }
 
 /// The stream behind [`read_documents`].

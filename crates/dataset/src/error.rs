@@ -1,8 +1,8 @@
-//! Every way that reading, building or loading can fail. Each message names the place (path, byte, line or row), what
-//! was expected and what was found, and its last line tells what to do.
+//! Every way that reading, building or loading can fail. Each message names the place (path, byte,
+//! line or row), what was expected and what was found, and its last line tells what to do.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use caravan_tokenizer::{TokenizerError, TokenizerHash};
 
@@ -28,25 +28,33 @@ pub enum DatasetError {
     #[error("no source of text is given\nhelp: name at least one file, folder or glob")]
     NoSources,
     /// A source without any path.
-    #[error("source {index} names no path\nhelp: give its `paths` at least one file, folder or glob")]
+    #[error(
+        "source {index} names no path\nhelp: give its `paths` at least one file, folder or glob"
+    )]
     NoPaths {
         /// Index of the source.
         index: usize,
     },
     /// `val_fraction` outside `0 <= x < 1`.
-    #[error("val_fraction is {found}, expected a number from 0 to below 1\nhelp: 0.05 keeps 5% of the text for validation, 0 keeps none")]
+    #[error(
+        "val_fraction is {found}, expected a number from 0 to below 1\nhelp: 0.05 keeps 5% of the text for validation, 0 keeps none"
+    )]
     ValFraction {
         /// The value given.
         found: f64,
     },
     /// `document_separator = ""`.
-    #[error("the document separator of source {index} is empty\nhelp: leave `document_separator` out to make each file one document, or give the text between documents, such as \"\\n\\n\"")]
+    #[error(
+        "the document separator of source {index} is empty\nhelp: leave `document_separator` out to make each file one document, or give the text between documents, such as \"\\n\\n\""
+    )]
     EmptySeparator {
         /// Index of the source.
         index: usize,
     },
     /// A shard size that no document fits.
-    #[error("shard_bytes is {found}, expected at least {expected}\nhelp: the default is 268435456 (256 MiB of tokens per file)")]
+    #[error(
+        "shard_bytes is {found}, expected at least {expected}\nhelp: the default is 268435456 (256 MiB of tokens per file)"
+    )]
     ShardBytes {
         /// The value given.
         found: u64,
@@ -64,7 +72,9 @@ pub enum DatasetError {
         cwd: PathBuf,
     },
     /// A glob that is not well formed.
-    #[error("the pattern `{pattern}` is not a valid glob: {source}\nhelp: use `*`, `?`, `**` and `[abc]`")]
+    #[error(
+        "the pattern `{pattern}` is not a valid glob: {source}\nhelp: use `*`, `?`, `**` and `[abc]`"
+    )]
     BadGlob {
         /// The pattern.
         pattern: String,
@@ -72,7 +82,9 @@ pub enum DatasetError {
         source: glob::PatternError,
     },
     /// A glob that names no file.
-    #[error("the pattern `{pattern}` matches no file\nhelp: a glob names files only, hidden ones not; quote it in the shell, or name the folder itself")]
+    #[error(
+        "the pattern `{pattern}` matches no file\nhelp: a glob names files only, hidden ones not; quote it in the shell, or name the folder itself"
+    )]
     NoMatch {
         /// The pattern.
         pattern: String,
@@ -98,7 +110,9 @@ pub enum DatasetError {
         n_skipped: usize,
     },
     /// A source whose files hold no document.
-    #[error("source {index} ({paths}) holds no document: {n_empty} were empty\nhelp: name files that hold text")]
+    #[error(
+        "source {index} ({paths}) holds no document: {n_empty} were empty\nhelp: name files that hold text"
+    )]
     NoDocuments {
         /// Index of the source.
         index: usize,
@@ -154,12 +168,16 @@ pub enum DatasetError {
         source: io::Error,
     },
     /// A line that is not JSON.
-    #[error("{}:{line}: not valid JSON: {source}\nhelp: each line must be one JSON object", path.display())]
+    #[error("{}:{line}:{column}: not a JSON object: {problem}\nhelp: each line must be one JSON object", path.display())]
     Json {
         /// The file.
         path: PathBuf,
         /// Line, from 1.
         line: u64,
+        /// Byte in the line, from 1.
+        column: usize,
+        /// What is wrong there.
+        problem: String,
         /// The parser's answer.
         source: serde_json::Error,
     },
@@ -236,7 +254,9 @@ pub enum DatasetError {
 
     // ------------------------------------------------------------------ building
     /// The tokenizer has no token to mark where documents begin or end.
-    #[error("the tokenizer has no {missing} token, but each document starts with BOS and ends with EOS\nhelp: use a tokenizer that has both, as all LLaMA tokenizers do")]
+    #[error(
+        "the tokenizer has no {missing} token, but each document starts with BOS and ends with EOS\nhelp: use a tokenizer that has both, as all LLaMA tokenizers do"
+    )]
     NoSpecial {
         /// `BOS` or `EOS`.
         missing: &'static str,
@@ -248,7 +268,9 @@ pub enum DatasetError {
         found: usize,
     },
     /// The tokenizer failed on a document.
-    #[error("cannot encode the documents from {origin} on: {source}\nhelp: check the tokenizer with `tokenizer info`")]
+    #[error(
+        "cannot encode the documents from {origin} on: {source}\nhelp: check the tokenizer with `tokenizer info`"
+    )]
     Encode {
         /// First document of the batch.
         origin: Box<Origin>,
@@ -256,7 +278,9 @@ pub enum DatasetError {
         source: TokenizerError,
     },
     /// The tokenizer gave something else than it promised.
-    #[error("{origin}: the tokenizer gave {found}, expected {expected}\nhelp: this is a fault of the tokenizer; use another one and report it")]
+    #[error(
+        "{origin}: the tokenizer gave {found}, expected {expected}\nhelp: this is a fault of the tokenizer; use another one and report it"
+    )]
     BadEncoding {
         /// The document.
         origin: Box<Origin>,
@@ -266,7 +290,9 @@ pub enum DatasetError {
         found: String,
     },
     /// All documents went to validation.
-    #[error("no document is left for training: all {n_val} are on the validation side\nhelp: give more text, or lower val_fraction (0 keeps everything for training)")]
+    #[error(
+        "no document is left for training: all {n_val} are on the validation side\nhelp: give more text, or lower val_fraction (0 keeps everything for training)"
+    )]
     NoTraining {
         /// Documents on the validation side.
         n_val: u64,
@@ -278,7 +304,9 @@ pub enum DatasetError {
         path: PathBuf,
     },
     /// A source file changed between two passes of one build.
-    #[error("the text changed while it was read: its content hash was {expected}, is {found}\nhelp: build again when nothing writes to the files")]
+    #[error(
+        "the text changed while it was read: its content hash was {expected}, is {found}\nhelp: build again when nothing writes to the files"
+    )]
     SourceChanged {
         /// Hash at the start.
         expected: String,
@@ -314,7 +342,7 @@ pub enum DatasetError {
         found: String,
     },
     /// A field or section of a shard is wrong.
-    #[error("shard {}: {field} at byte {offset} is {found}, expected {expected}\nhelp: build the shards again", path.display())]
+    #[error("shard {}: at byte {offset}: {field} is {found}, expected {expected}\nhelp: build the shards again", path.display())]
     Shard {
         /// The shard.
         path: PathBuf,
@@ -358,7 +386,9 @@ pub enum DatasetError {
         seq_len: usize,
     },
     /// Weights that do not fit the sources.
-    #[error("the weights of the sources are {found}, expected {expected}\nhelp: give one weight per source, in their order, or none to mix by size")]
+    #[error(
+        "the weights of the sources are {found}, expected {expected}\nhelp: give one weight per source, in their order, or none to mix by size"
+    )]
     Weights {
         /// What they must be.
         expected: String,
@@ -368,6 +398,12 @@ pub enum DatasetError {
 }
 
 impl DatasetError {
+    /// A path that does not exist.
+    pub(crate) fn missing(path: &Path) -> Self {
+        // Without a working folder there is nothing to say about it.
+        Self::Missing { path: path.to_owned(), cwd: std::env::current_dir().unwrap_or_default() }
+    }
+
     /// For `map_err`: an input or output error with its action and path.
     pub(crate) fn io(
         action: &'static str,

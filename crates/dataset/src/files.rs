@@ -1,11 +1,15 @@
-//! From the paths of a source to a list of files, in a fixed order and with nothing left out unsaid.
+//! From the paths of a source to a list of files, in a fixed order and with nothing left out
+//! unsaid.
 //!
-//! - A path that exists is taken as it is, even if it holds `*` or `[`. Otherwise a path with one of `* ? [` is a glob.
+//! - A path that exists is taken as it is, even if it holds `*` or `[`. Otherwise a path with one
+//!   of `* ? [` is a glob.
 //! - A file named directly, or by a glob, is read whatever its extension: unknown ones as text.
-//! - A folder is searched recursively, sorted by the bytes of the path; symbolic links are followed, each folder visited once. Only
-//!   known extensions are read ([`EXTENSIONS`]). Everything else in it is listed in [`Files::skipped`] with the reason:
-//!   names that begin with a dot (with all that lies below), unknown extensions, empty files, pipes and devices.
-//! - A file that was already listed by an earlier path of the same source is skipped and listed too.
+//! - A folder is searched recursively, sorted by the bytes of the path; symbolic links are
+//!   followed, each folder visited once. Only known extensions are read ([`EXTENSIONS`]).
+//!   Everything else in it is listed in [`Files::skipped`] with the reason: names that begin with a
+//!   dot (with all that lies below), unknown extensions, empty files, pipes and devices.
+//! - A file that was already listed by an earlier path of the same source is skipped and listed
+//!   too.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -54,8 +58,8 @@ pub enum SkipReason {
 /// Lists the files of `source`.
 ///
 /// # Errors
-/// A path that does not exist, a glob that is malformed or matches no file, an empty file named directly, a folder
-/// without a file of a known extension, a folder that cannot be read.
+/// A path that does not exist, a glob that is malformed or matches no file, an empty file named
+/// directly, a folder without a file of a known extension, a folder that cannot be read.
 pub fn find_files(source: &SourceSpec) -> Result<Files, DatasetError> {
     let mut found = Finder::default();
     for path in &source.paths {
@@ -78,8 +82,7 @@ impl Finder {
             Ok(_) => self.add_named(path),
             Err(_) if given.contains(['*', '?', '[']) => self.add_glob(given),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let cwd = std::env::current_dir().unwrap_or_default();
-                Err(DatasetError::Missing { path: path.to_owned(), cwd })
+                Err(DatasetError::missing(path))
             }
             Err(error) => Err(DatasetError::io("read", path)(error)),
         }
@@ -193,7 +196,6 @@ fn sort_by_bytes(paths: &mut [PathBuf]) {
     paths.sort_by(|a, b| a.as_os_str().as_encoded_bytes().cmp(b.as_os_str().as_encoded_bytes()));
 }
 
-/// How a message lists the extensions.
 impl std::fmt::Display for SkipReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

@@ -1,9 +1,11 @@
-//! Text to token batches: readers, memory-mapped shards, document order, packing, a prefetching loader.
+//! Text to token batches: readers, memory-mapped shards, document order, packing, a prefetching
+//! loader.
 //!
 //! ```text
 //! files, folders, globs --find_files--> paths --read_documents--> Document
 //!     --split_documents--> (Side, Document) --build(tokenizer)--> DIR/{dataset.json, *.shard}
-//! DIR --ShardSet::open--> Split (documents) --Loader--> TokenBatch (any batch of any epoch at once)
+//! DIR --ShardSet::open--> Split (documents) --Loader--> TokenBatch (any batch of any epoch at
+//! once)
 //! ```
 //!
 //! ```
@@ -26,8 +28,9 @@
 //! ```
 //!
 //! # What happens to bytes
-//! Text is kept byte for byte: CRLF line ends stay, and so does a byte order mark, except at the beginning of a JSON lines file, where it is no
-//! part of any document. Bytes that are not UTF-8 are refused with their offset, never replaced. White space around a document separator stays.
+//! Text is kept byte for byte: CRLF line ends stay, and so does a byte order mark, except at the
+//! beginning of a JSON lines file, where it is no part of any document. Bytes that are not UTF-8
+//! are refused with their offset, never replaced. White space around a document separator stays.
 
 mod batch;
 mod build;

@@ -1,7 +1,6 @@
 //! Batches by number: any batch of any epoch, at once, from memory-mapped shards.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -10,11 +9,6 @@ use crate::{DatasetError, Prefetch, ShardSet, Side, TokenBatch};
 
 /// Longest sequence: positions are `i32` in the model.
 pub const MAX_SEQ_LEN: usize = (i32::MAX - 1) as usize;
-
-/// Mapped memory is handed back when about so much of it has been read.
-const RELEASE_BYTES: u64 = 512 << 20;
-/// Reading a byte maps this much around it (Linux, `fault_around_bytes`).
-const FAULT_BYTES: u64 = 64 << 10;
 
 /// How documents become rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -39,8 +33,9 @@ pub struct LoaderConfig {
     pub packing: Packing,
     /// Whether attention is to stay inside documents. Default on.
     pub document_mask: bool,
-    /// Share of the sequences per source, in any unit; empty mixes by size. With weights, no row holds documents of two sources, and each
-    /// source begins its next epoch when it is used up. 0 leaves a source out.
+    /// Share of the sequences per source, in any unit; empty mixes by size. With weights, no row
+    /// holds documents of two sources, and each source begins its next epoch when it is used up. 0
+    /// leaves a source out.
     pub weights: Vec<f64>,
 }
 
@@ -56,8 +51,8 @@ impl Default for LoaderConfig {
     }
 }
 
-/// Makes batches of one side of a set. Everything is a function of the set, the configuration and the sequence number; the same
-/// sequence comes out whatever batch it is in.
+/// Makes batches of one side of a set. Everything is a function of the set, the configuration and
+/// the sequence number; the same sequence comes out whatever batch it is in.
 #[derive(Debug)]
 pub struct Loader {
     set: Arc<ShardSet>,
@@ -66,15 +61,15 @@ pub struct Loader {
     streams: Vec<Stream>,
     mix: Option<Mix>,
     sequences_per_epoch: u64,
-    /// Bytes read since mapped memory was last handed back.
-    touched: AtomicU64,
 }
 
 impl Loader {
-    /// Indexes one side of a set: 8 bytes of memory per document ([`Packing::ConcatSplit`]) or 24 per piece ([`Packing::BestFit`]).
+    /// Indexes one side of a set. The index takes 16 bytes of memory per document (per piece with
+    /// [`Packing::BestFit`]) and 8 per row; reading batches adds nothing to it.
     ///
     /// # Errors
-    /// A `seq_len` of 0, fewer than `seq_len + 1` tokens on this side (or in a source that has a weight), weights that do not fit.
+    /// A `seq_len` of 0, fewer than `seq_len + 1` tokens on this side (or in a source that has a
+    /// weight), weights that do not fit.
     pub fn new(set: Arc<ShardSet>, side: Side, config: LoaderConfig) -> Result<Self, DatasetError> {
         let seq_len = config.seq_len;
         if seq_len == 0 || seq_len > MAX_SEQ_LEN {
@@ -107,11 +102,11 @@ impl Loader {
             (streams, Some(mix))
         };
         let sequences_per_epoch = streams.iter().map(Stream::n_rows).sum();
-        let touched = AtomicU64::new(0);
-        Ok(Self { set, side, config, streams, mix, sequences_per_epoch, touched })
+        Ok(Self { set, side, config, streams, mix, sequences_per_epoch })
     }
 
-    /// Sequences in one pass over the data. With weights, sources are passed over at different speeds; this is the sum of their rows.
+    /// Sequences in one pass over the data. With weights, sources are passed over at different
+    /// speeds; this is the sum of their rows.
     pub fn sequences_per_epoch(&self) -> u64 {
         self.sequences_per_epoch
     }
@@ -131,7 +126,8 @@ impl Loader {
         self.side
     }
 
-    /// Sequences `first_sequence .. first_sequence + rows`. Numbers go on over epochs: the epoch is `number / sequences_per_epoch`.
+    /// Sequences `first_sequence .. first_sequence + rows`. Numbers go on over epochs: the epoch is
+    /// `number / sequences_per_epoch`.
     ///
     /// # Errors
     /// An id outside the vocabulary, if a shard is damaged.
@@ -155,32 +151,22 @@ impl Loader {
         batch.reset(rows, seq_len, self.config.document_mask);
         let split = self.set.split(self.side);
         let padding = self.set.manifest().eos_id;
-        let mut touched = 0;
         let tokens = batch.tokens.chunks_exact_mut(seq_len + 1);
         let parts = tokens.zip(&mut batch.document_ends).zip(&mut batch.n_tokens);
         for (i, ((tokens, ends), n_tokens)) in (0..).zip(parts) {
             let index = first_sequence.wrapping_add(i);
             let (stream, index) = self.mix.as_ref().map_or((0, index), |mix| mix.at(index));
             let mut row = RowMut { tokens, ends };
-            let (n, n_pieces) = self.streams[stream].fill(split, index, &mut row)?;
+            let n = self.streams[stream].fill(split, index, &mut row)?;
             row.tokens[n..].fill(padding);
             *n_tokens = n as u32;
-            touched += 4 * n as u64 + n_pieces as u64 * FAULT_BYTES;
         }
-        self.release(touched);
         Ok(())
     }
 
-    /// An endless iterator over the batches at `first_sequence`, `first_sequence + stride`, ..., made by a thread that runs ahead.
+    /// An endless iterator over the batches at `first_sequence`, `first_sequence + stride`, ...,
+    /// made by a thread that runs ahead.
     pub fn prefetch(self: Arc<Self>, first_sequence: u64, rows: usize, stride: u64) -> Prefetch {
         Prefetch::new(self, first_sequence, rows, stride)
-    }
-
-    /// Keeps the resident memory flat: without this, it would grow to the size of the set.
-    fn release(&self, touched: u64) {
-        let before = self.touched.fetch_add(touched, Ordering::Relaxed);
-        if before / RELEASE_BYTES != (before + touched) / RELEASE_BYTES {
-            self.set.split(self.side).release();
-        }
     }
 }

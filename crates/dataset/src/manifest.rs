@@ -101,13 +101,17 @@ impl Manifest {
     /// Reads and checks the manifest of the folder `dir`.
     ///
     /// # Errors
-    /// No manifest, not JSON, unknown or missing fields, another format or version, a wrong checksum, names that leave the folder.
+    /// No manifest, not JSON, unknown or missing fields, another format or version, a wrong
+    /// checksum, names that leave the folder.
     pub fn read(dir: &Path) -> Result<Self, DatasetError> {
         let path = dir.join(MANIFEST);
         let json = match fs::read(&path) {
             Ok(json) => json,
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound) && dir.exists() => {
-                return Err(DatasetError::NotADataset { path: dir.to_owned() });
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(match dir.exists() {
+                    true => DatasetError::NotADataset { path: dir.to_owned() },
+                    false => DatasetError::missing(dir),
+                });
             }
             Err(error) => return Err(DatasetError::io("read", path)(error)),
         };
@@ -148,7 +152,12 @@ impl Manifest {
             if expected == found {
                 return Ok(());
             }
-            Err(DatasetError::Manifest { path: path.to_owned(), field: field.to_owned(), expected, found })
+            Err(DatasetError::Manifest {
+                path: path.to_owned(),
+                field: field.to_owned(),
+                expected,
+                found,
+            })
         };
         equal("`format`", &"caravan-dataset", &self.format)?;
         equal("`version`", &VERSION, &self.version)?;
@@ -156,7 +165,11 @@ impl Manifest {
         for shard in &self.shards {
             let file = Path::new(&shard.file);
             let plain = file.file_name().is_some_and(|name| name == file.as_os_str());
-            equal("a shard's `file`", &"a plain file name", &if plain { "a plain file name" } else { &shard.file })?;
+            equal(
+                "a shard's `file`",
+                &"a plain file name",
+                &if plain { "a plain file name" } else { &shard.file },
+            )?;
         }
         if !self.shards.is_sorted_by_key(|shard| shard.side) {
             equal("`shards`", &"training before validation", &"mixed")?;
@@ -166,5 +179,6 @@ impl Manifest {
 }
 
 fn to_json(manifest: &Manifest) -> String {
-    serde_json::to_string_pretty(manifest).expect("a manifest has string keys and finite numbers only")
+    serde_json::to_string_pretty(manifest)
+        .expect("a manifest has string keys and finite numbers only")
 }

@@ -9,8 +9,8 @@ use crate::{DatasetError, Loader, TokenBatch};
 /// Batches that are made ahead.
 const AHEAD: usize = 4;
 
-/// The iterator of [`Loader::prefetch`]: `(first sequence, batch)`. It ends after an error, or where numbers pass `u64::MAX`. Dropping
-/// it ends the thread.
+/// The iterator of [`Loader::prefetch`]: `(first sequence, batch)`. It ends after an error, or
+/// where numbers pass `u64::MAX`. Dropping it ends the thread.
 #[derive(Debug)]
 pub struct Prefetch {
     receiver: Option<Receiver<Result<(u64, TokenBatch), DatasetError>>>,

@@ -1,5 +1,6 @@
 //! A set of shards, open for reading: its two sides and their documents.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use caravan_tokenizer::{Encode, TokenizerHash};
@@ -33,11 +34,12 @@ pub struct VerifyReport {
 }
 
 impl ShardSet {
-    /// Opens the set in the folder `dir`. Reads headers and ends of documents, but not tokens and text: those are checked by
-    /// [`ShardSet::verify`], and where they are used.
+    /// Opens the set in the folder `dir`. Reads headers and ends of documents, but not tokens and
+    /// text: those are checked by [`ShardSet::verify`], and where they are used.
     ///
     /// # Errors
-    /// No manifest, or one that was changed; a shard that is missing, has another length, is malformed or does not fit the manifest.
+    /// No manifest, or one that was changed; a shard that is missing, has another length, is
+    /// malformed or does not fit the manifest.
     pub fn open(dir: &Path) -> Result<Self, DatasetError> {
         let manifest = Manifest::read(dir)?;
         let train = Split::open(dir, &manifest, Side::Train)?;
@@ -45,7 +47,8 @@ impl ShardSet {
         Ok(Self { dir: dir.to_owned(), manifest, train, val })
     }
 
-    /// Opens the set and checks every byte of it: file hashes, content hashes, token ids, BOS and EOS, UTF-8.
+    /// Opens the set and checks every byte of it: file hashes, content hashes, token ids, BOS and
+    /// EOS, UTF-8.
     ///
     /// # Errors
     /// Those of [`ShardSet::open`], and the first damage found, with file and offset.
@@ -143,6 +146,8 @@ pub struct Split {
     shards: Vec<Shard>,
     /// First document of each shard, and one past the last.
     first: Vec<usize>,
+    /// The same of tokens.
+    first_token: Vec<u64>,
     counts: DocumentCounts,
 }
 
@@ -199,7 +204,8 @@ impl Split {
     /// Document `i`.
     ///
     /// # Errors
-    /// Damage in this document: an id outside the vocabulary, no BOS or EOS, text that is not UTF-8.
+    /// Damage in this document: an id outside the vocabulary, no BOS or EOS, text that is not
+    /// UTF-8.
     ///
     /// # Panics
     /// If `i` is not below [`Split::n_documents`].
@@ -226,7 +232,7 @@ impl Split {
     }
 
     /// Documents of `source`, which lie together.
-    pub fn documents_of(&self, source: usize) -> std::ops::Range<usize> {
+    pub fn documents_of(&self, source: usize) -> Range<usize> {
         let before = |source: usize| -> usize {
             self.shards.iter().map(|shard| shard.documents_before_source(source as u32)).sum()
         };
@@ -234,14 +240,35 @@ impl Split {
     }
 
     /// The shard that holds document `i`, and its index there.
-    pub(crate) fn locate(&self, i: usize) -> (&Shard, usize) {
+    fn locate(&self, i: usize) -> (&Shard, usize) {
         let k = self.first.partition_point(|&first| first <= i) - 1;
         (&self.shards[k], i - self.first[k])
     }
 
-    /// See [`Shard::release`].
-    pub(crate) fn release(&self) {
-        self.shards.iter().for_each(Shard::release);
+    /// Copies tokens of one document; `start` counts over all documents, in order.
+    pub(crate) fn read_tokens(&self, start: u64, into: &mut [u32]) -> Result<(), DatasetError> {
+        let k = self.first_token.partition_point(|&first| first <= start) - 1;
+        self.shards[k].read_tokens(start - self.first_token[k], into)
+    }
+
+    /// Where the tokens of each document of a range begin, counted over all documents, and at last
+    /// where they end.
+    pub(crate) fn token_bounds(&self, documents: Range<usize>) -> Vec<u64> {
+        let mut bounds = Vec::with_capacity(documents.len() + 1);
+        for ((shard, &first), &first_token) in
+            self.shards.iter().zip(&self.first).zip(&self.first_token)
+        {
+            let local = documents.start.saturating_sub(first)
+                ..documents.end.saturating_sub(first).min(shard.n_documents());
+            if !local.is_empty() {
+                if bounds.is_empty() {
+                    bounds.push(first_token + shard.document(local.start).0);
+                }
+                let ends = shard.document_ends().skip(local.start).take(local.len());
+                bounds.extend(ends.map(|end| first_token + end));
+            }
+        }
+        bounds
     }
 
     fn open(dir: &Path, manifest: &Manifest, side: Side) -> Result<Self, DatasetError> {
@@ -251,7 +278,8 @@ impl Split {
             .par_iter()
             .map(|entry| Shard::open(&dir.join(&entry.file), n_sources))
             .collect::<Result<_, _>>()?;
-        let mut split = Self { shards, first: vec![0], counts: DocumentCounts::default() };
+        let counts = DocumentCounts::default();
+        let mut split = Self { shards, first: vec![0], first_token: vec![0], counts };
         let mut last_source = 0;
         for (shard, entry) in split.shards.iter().zip(entries) {
             let header = &shard.header;
@@ -262,16 +290,40 @@ impl Split {
             };
             let fields: [(&'static str, u64, String, String); 8] = [
                 ("the side", 20, side.to_string(), header.side.to_string()),
-                ("the vocabulary size", 24, manifest.vocab_size.to_string(), header.vocab_size.to_string()),
-                ("the tokenizer hash", 32, manifest.tokenizer_hash.to_string(), header.tokenizer_hash.to_string()),
+                (
+                    "the vocabulary size",
+                    24,
+                    manifest.vocab_size.to_string(),
+                    header.vocab_size.to_string(),
+                ),
+                (
+                    "the tokenizer hash",
+                    32,
+                    manifest.tokenizer_hash.to_string(),
+                    header.tokenizer_hash.to_string(),
+                ),
                 ("the id of BOS", 64, manifest.bos_id.to_string(), header.bos.to_string()),
                 ("the id of EOS", 68, manifest.eos_id.to_string(), header.eos.to_string()),
                 ("the counts", 72, format!("{:?}", entry.counts), format!("{counts:?}")),
-                ("the file length", 136, entry.file_bytes.to_string(), shard.layout.file_len.to_string()),
-                ("the first source", shard.layout.sources.0, "not below that of the shard before".to_owned(), {
-                    let first = shard.source(0);
-                    if first >= last_source { "not below that of the shard before".to_owned() } else { first.to_string() }
-                }),
+                (
+                    "the file length",
+                    136,
+                    entry.file_bytes.to_string(),
+                    shard.layout.file_len.to_string(),
+                ),
+                (
+                    "the first source",
+                    shard.layout.sources.0,
+                    "not below that of the shard before".to_owned(),
+                    {
+                        let first = shard.source(0);
+                        if first >= last_source {
+                            "not below that of the shard before".to_owned()
+                        } else {
+                            first.to_string()
+                        }
+                    },
+                ),
             ];
             for (field, offset, expected, found) in fields {
                 if expected != found {
@@ -281,6 +333,7 @@ impl Split {
             last_source = shard.source(shard.n_documents() - 1);
             split.counts += counts;
             split.first.push(split.counts.documents as usize);
+            split.first_token.push(split.counts.tokens);
         }
         Ok(split)
     }

@@ -1,12 +1,16 @@
-//! Which documents train and which validate. One definition, for the tokenizer trainer and for the shards.
+//! Which documents train and which validate. One definition, for the tokenizer trainer and for the
+//! shards.
 //!
-//! - A source with fewer than [`SMALL`] documents gives its last `val_fraction` of bytes, counted over all its documents
-//!   one behind the other, to validation. The cut is made behind the first line end at or after that place (the end of a
-//!   document counts as one); if nothing but the end of the source follows, behind the last line end before it; and in a source
-//!   that is a single line, at a character. A document that holds the cut becomes two documents, one on each side.
-//! - In a source with more, a document validates if the first eight bytes of the BLAKE3 of its text, as a fraction of 2^64, are below `val_fraction`.
-//! - Equal texts always fall on the same side, over all sources: what a small source decided for a text holds for every
-//!   other document with that text (validation before training). So no validation document is also trained on.
+//! - A source with fewer than [`SMALL`] documents gives its last `val_fraction` of bytes, counted
+//!   over all its documents one behind the other, to validation. The cut is made behind the first
+//!   line end at or after that place (the end of a document counts as one); if nothing but the end
+//!   of the source follows, behind the last line end before it; and in a source that is a single
+//!   line, at a character. A document that holds the cut becomes two documents, one on each side.
+//! - In a source with more, a document validates if the first eight bytes of the BLAKE3 of its
+//!   text, as a fraction of 2^64, are below `val_fraction`.
+//! - Equal texts always fall on the same side, over all sources: what a small source decided for a
+//!   text holds for every other document with that text (validation before training). So no
+//!   validation document is also trained on.
 //! - Documents without any character but white space are dropped and counted.
 
 use std::collections::HashSet;
@@ -22,11 +26,13 @@ pub const SMALL: usize = 100;
 
 /// Divides all documents of all sources, in order, into training and validation.
 ///
-/// Holds up to 100 documents of each source in memory, as many as it takes to know whether the source is small.
+/// Holds up to 100 documents of each source in memory, as many as it takes to know whether the
+/// source is small.
 ///
 /// # Errors
-/// Bad settings and missing files at once, as [`BuildConfig::validate`] and [`crate::find_files`] say, and what is wrong in the first
-/// 100 documents of each source; later ones as items. A source without documents is an error.
+/// Bad settings and missing files at once, as [`BuildConfig::validate`] and [`crate::find_files`]
+/// say, and what is wrong in the first 100 documents of each source; later ones as items. A source
+/// without documents is an error.
 pub fn split_documents(config: &BuildConfig) -> Result<SplitDocuments, DatasetError> {
     config.validate()?;
     let mut sources = VecDeque::new();
@@ -210,7 +216,8 @@ impl Decided {
     }
 }
 
-/// `val_fraction` of 2^64: `f64` products with powers of two are exact, so this is the same everywhere.
+/// `val_fraction` of 2^64: `f64` products with powers of two are exact, so this is the same
+/// everywhere.
 fn threshold(val_fraction: f64) -> u128 {
     (val_fraction * 2f64.powi(64)) as u128
 }

@@ -1,8 +1,10 @@
-//! A folder that appears whole or not at all: everything is written into a hidden folder beside it, made durable, and renamed.
+//! A folder that appears whole or not at all: everything is written into a hidden folder beside it,
+//! made durable, and renamed.
 //!
-//! The hidden folder is `.NAME.caravan-build-PID-N` and holds a file `LOCK` that its process keeps locked. The system drops the
-//! lock when the process ends, however it ends; so the next build in the same place can tell what a crash left behind
-//! and removes it, and never touches the folder of a process that lives.
+//! The hidden folder is `.NAME.caravan-build-PID-N` and holds a file `LOCK` that its process keeps
+//! locked. The system drops the lock when the process ends, however it ends; so the next build in
+//! the same place can tell what a crash left behind and removes it, and never touches the folder of
+//! a process that lives.
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -23,10 +25,12 @@ pub(crate) struct Staging {
 }
 
 impl Staging {
-    /// Begins the folder that will be `out`, which must be absent or empty; removes what crashed builds left beside it.
+    /// Begins the folder that will be `out`, which must be absent or empty; removes what crashed
+    /// builds left beside it.
     pub(crate) fn create(out: &Path) -> Result<Self, DatasetError> {
         refuse_existing(out)?;
-        // A last component of `..` or `/` names a folder that exists, so it was refused or has a name.
+        // A last component of `..` or `/` names a folder that exists, so it was refused or has a
+        // name.
         let name = out.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let parent = parent(out);
         fs::create_dir_all(&parent).map_err(DatasetError::io("create", &parent))?;
@@ -38,7 +42,8 @@ impl Staging {
         let mut staging = Self { folder, out: out.to_owned(), lock: None, committed: false };
         let path = staging.folder.join(LOCK);
         let lock = File::create_new(&path).map_err(DatasetError::io("create", &path))?;
-        // A file system without locks makes every folder look alive, which only means that nothing is cleaned up.
+        // A file system without locks makes every folder look alive, which only means that nothing
+        // is cleaned up.
         let _ = lock.try_lock();
         staging.lock = Some(lock);
         Ok(staging)
@@ -92,8 +97,8 @@ fn parent(path: &Path) -> PathBuf {
     }
 }
 
-/// Removes folders of ours whose process is gone. One without a lock file is left alone: its process may be about to make it,
-/// or about to rename the folder.
+/// Removes folders of ours whose process is gone. One without a lock file is left alone: its
+/// process may be about to make it, or about to rename the folder.
 fn remove_stale(parent: &Path) -> Result<(), DatasetError> {
     for entry in fs::read_dir(parent).map_err(DatasetError::io("read", parent))? {
         let entry = entry.map_err(DatasetError::io("read", parent))?;
@@ -115,7 +120,9 @@ fn remove_stale(parent: &Path) -> Result<(), DatasetError> {
 /// Makes the entries of a folder durable.
 fn sync_folder(path: &Path) -> Result<(), DatasetError> {
     #[cfg(unix)]
-    File::open(path).and_then(|folder| folder.sync_all()).map_err(DatasetError::io("sync", path))?;
+    File::open(path)
+        .and_then(|folder| folder.sync_all())
+        .map_err(DatasetError::io("sync", path))?;
     #[cfg(not(unix))]
     let _ = path;
     Ok(())

@@ -39,10 +39,7 @@ impl Compression {
     }
 
     /// Several gzip members or zstd frames in a row are one text.
-    fn decode(
-        self,
-        raw: impl BufRead + Send + 'static,
-    ) -> io::Result<Box<dyn BufRead + Send>> {
+    fn decode(self, raw: impl BufRead + Send + 'static) -> io::Result<Box<dyn BufRead + Send>> {
         Ok(match self {
             Compression::None => Box::new(raw),
             Compression::Gzip => Box::new(BufReader::new(MultiGzDecoder::new(raw))),
@@ -54,7 +51,8 @@ impl Compression {
 }
 
 impl Bytes {
-    /// Opens a file; the first bytes decide the compression, and must agree with `.gz`, `.zst` and `.zstd`.
+    /// Opens a file; the first bytes decide the compression, and must agree with `.gz`, `.zst` and
+    /// `.zstd`.
     pub(super) fn open(path: &Path) -> Result<Self, DatasetError> {
         let file = File::open(path).map_err(DatasetError::io("open", path))?;
         let mut raw = BufReader::with_capacity(1 << 16, file);
@@ -71,7 +69,8 @@ impl Bytes {
             _ => compression,
         };
         if named != compression {
-            let found = head.iter().take(4).map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(" ");
+            let found =
+                head.iter().take(4).map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(" ");
             return Err(DatasetError::NotCompressed {
                 path: path.to_owned(),
                 expected: named.name(),
@@ -93,8 +92,9 @@ impl Bytes {
 
     /// Appends up to 1 MiB; returns how many bytes, 0 at the end.
     fn read_chunk(&mut self, into: &mut Vec<u8>) -> Result<usize, DatasetError> {
+        let before = into.len();
         let read = self.stream.by_ref().take(CHUNK as u64).read_to_end(into);
-        self.count(read)
+        self.count((into.len() - before) as u64, read)
     }
 
     /// Appends everything that is left.
@@ -105,16 +105,16 @@ impl Bytes {
 
     /// Appends a line with its line end; returns how many bytes, 0 at the end.
     pub(super) fn read_line(&mut self, into: &mut Vec<u8>) -> Result<usize, DatasetError> {
+        let before = into.len();
         let read = self.stream.read_until(b'\n', into);
-        self.count(read)
+        self.count((into.len() - before) as u64, read)
     }
 
-    fn count(&mut self, read: io::Result<usize>) -> Result<usize, DatasetError> {
+    /// Adds `n`, the bytes that came, of an error too, to the offset.
+    fn count(&mut self, n: u64, read: io::Result<usize>) -> Result<usize, DatasetError> {
+        self.offset += n;
         match read {
-            Ok(n) => {
-                self.offset += n as u64;
-                Ok(n)
-            }
+            Ok(n) => Ok(n),
             Err(source) if self.compression == Compression::None => {
                 Err(DatasetError::Io { action: "read", path: self.path.clone(), source })
             }
@@ -138,14 +138,17 @@ pub(super) fn check_utf8<'a>(
     offset: u64,
     path: &Path,
 ) -> Result<&'a str, DatasetError> {
-    std::str::from_utf8(bytes)
-        .map_err(|error| invalid(path, offset + error.valid_up_to() as u64, bytes[error.valid_up_to()]))
+    std::str::from_utf8(bytes).map_err(|error| {
+        invalid(path, offset + error.valid_up_to() as u64, bytes[error.valid_up_to()])
+    })
 }
 
 fn invalid(path: &Path, offset: u64, found: u8) -> DatasetError {
     let help = match (offset, found) {
         (0, 0xfe | 0xff) => "this looks like UTF-16; convert it with `iconv -f UTF-16 -t UTF-8`",
-        _ => "convert the file to UTF-8 (`iconv -f latin1 -t UTF-8` for old Western text), or fix the byte",
+        _ => {
+            "convert the file to UTF-8 (`iconv -f latin1 -t UTF-8` for old Western text), or fix the byte"
+        }
     };
     DatasetError::InvalidUtf8 { path: path.to_owned(), offset, found, help }
 }
@@ -191,7 +194,13 @@ impl Utf8 {
             }
             Err(error) => {
                 let at = error.valid_up_to();
-                return Err(invalid(self.path(), start + at as u64, self.waiting[at]));
+                let mut wrong = invalid(self.path(), start + at as u64, self.waiting[at]);
+                if let (None, DatasetError::InvalidUtf8 { help, .. }) =
+                    (error.error_len(), &mut wrong)
+                {
+                    *help = "the file ends inside a character, so it was cut short; get it again";
+                }
+                return Err(wrong);
             }
         };
         self.waiting.drain(..valid);

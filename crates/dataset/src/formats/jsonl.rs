@@ -31,7 +31,7 @@ impl JsonLines {
         let found = seed
             .deserialize(&mut json)
             .and_then(|found| json.end().map(|()| found))
-            .map_err(|source| DatasetError::Json { path: path(), line: self.line, source })?;
+            .map_err(|source| self.wrong(source))?;
         match found.value {
             Some(Value::String(text)) => Ok(text),
             Some(other) => Err(DatasetError::JsonType {
@@ -44,9 +44,31 @@ impl JsonLines {
                 path: path(),
                 line: self.line,
                 field: self.field.clone(),
-                found: if found.others.is_empty() { "none".to_owned() } else { found.others.join(", ") },
+                found: if found.others.is_empty() {
+                    "none".to_owned()
+                } else {
+                    found.others.join(", ")
+                },
                 help: nearest_help("field", &self.field, &found.others),
             }),
+        }
+    }
+}
+
+impl JsonLines {
+    /// The parser sees one line, so the line that it names is always the first.
+    fn wrong(&self, source: serde_json::Error) -> DatasetError {
+        let mut problem = source.to_string();
+        if let Some(at) = problem.rfind(" at line ") {
+            problem.truncate(at);
+        }
+        let path = self.bytes.path().to_owned();
+        DatasetError::Json {
+            path,
+            line: self.line,
+            column: source.column().max(1),
+            problem,
+            source,
         }
     }
 }
@@ -67,7 +89,7 @@ impl Reader for JsonLines {
                 line = line.strip_prefix('\u{feff}').unwrap_or(line);
             }
             if !line.trim().is_empty() {
-                return Ok(Some((self.parse(line)?, Place::Line(self.line))));
+                return Ok(Some((self.parse(line.trim_end())?, Place::Line(self.line))));
             }
         }
     }
@@ -84,7 +106,8 @@ fn type_name(value: &Value) -> &'static str {
     }
 }
 
-/// Takes one field out of an object and builds nothing of the others; the last of equal names counts, as in every JSON library.
+/// Takes one field out of an object and builds nothing of the others; the last of equal names
+/// counts, as in every JSON library.
 struct Field<'a> {
     name: &'a str,
 }

@@ -1,6 +1,7 @@
 //! File formats: one file each, chosen by extension; compression is found by the first bytes.
 //!
-//! A new format is a new file here with a type that implements [`Reader`], and a row in [`open`] and [`EXTENSIONS`].
+//! A new format is a new file here with a type that implements [`Reader`], and a row in [`open`]
+//! and [`EXTENSIONS`].
 
 mod input;
 mod jsonl;
@@ -12,10 +13,10 @@ use std::path::Path;
 use crate::documents::Place;
 use crate::{DatasetError, SourceSpec};
 
-/// Extensions that are read when they are met in a folder; each also with `.gz`, `.zst` or `.zstd` behind it. Case does not matter.
-pub const EXTENSIONS: &[&str] = &[
-    "txt", "text", "md", "markdown", "rst", "tex", "org", "adoc", "jsonl", "ndjson", "parquet",
-];
+/// Extensions that are read when they are met in a folder; each also with `.gz`, `.zst` or `.zstd`
+/// behind it. Case does not matter.
+pub const EXTENSIONS: &[&str] =
+    &["txt", "text", "md", "markdown", "rst", "tex", "org", "adoc", "jsonl", "ndjson", "parquet"];
 
 /// Gives the texts of one file, one after another.
 pub(crate) trait Reader: Send {
@@ -57,7 +58,11 @@ fn extension(path: &Path) -> String {
         path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).unwrap_or_default()
     };
     let last = lower(path);
-    if matches!(last.as_str(), "gz" | "zst" | "zstd") { lower(&path.with_extension("")) } else { last }
+    if matches!(last.as_str(), "gz" | "zst" | "zstd") {
+        lower(&path.with_extension(""))
+    } else {
+        last
+    }
 }
 
 /// A help line for a name that is not there: the nearest one that is.
@@ -67,7 +72,9 @@ fn nearest_help(what: &str, wanted: &str, names: &[String]) -> String {
         score(a).total_cmp(&score(b))
     });
     match near {
-        Some(name) => format!("set `text_field` to the {what} that holds the text, for example `{name}`"),
+        Some(name) => {
+            format!("set `text_field` to the {what} that holds the text, for example `{name}`")
+        }
         None => format!("set `text_field` to the {what} that holds the text"),
     }
 }

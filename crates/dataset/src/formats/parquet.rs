@@ -1,6 +1,7 @@
 //! Parquet: one column of strings. Read column by column, a row group and 64 rows at a time.
 //!
-//! Parquet needs random access, so a `.parquet.gz` or `.parquet.zst` is decompressed into memory first.
+//! Parquet needs random access, so a `.parquet.gz` or `.parquet.zst` is decompressed into memory
+//! first.
 
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -73,7 +74,10 @@ impl Parquet {
                 if n > 0 {
                     let mut values = values.into_iter();
                     self.rows = match self.optional {
-                        true => levels.iter().map(|&l| if l > 0 { values.next() } else { None }).collect(),
+                        true => levels
+                            .iter()
+                            .map(|&l| if l > 0 { values.next() } else { None })
+                            .collect(),
                         false => values.map(Some).collect(),
                     };
                     self.rows.reverse();
@@ -89,7 +93,11 @@ impl Parquet {
             })?;
             let ColumnReader::ByteArrayColumnReader(reader) = reader else {
                 let problem = "a row group has another type than the schema".to_owned();
-                return Err(DatasetError::Parquet { path: self.path.clone(), row: self.row + 1, problem });
+                return Err(DatasetError::Parquet {
+                    path: self.path.clone(),
+                    row: self.row + 1,
+                    problem,
+                });
             };
             self.group = Some(reader);
             self.next_group += 1;
@@ -160,8 +168,8 @@ fn find_column(
     Ok((leaf, found.max_def_level() > 0))
 }
 
-/// Calls into the parquet crate. Its decoders check most of what they read, but on damaged files some of them still panic,
-/// which must not end a program that was only given a bad file.
+/// Calls into the parquet crate. Its decoders check most of what they read, but on damaged files
+/// some of them still panic, which must not end a program that was only given a bad file.
 fn guard<T>(
     path: &Path,
     row: u64,

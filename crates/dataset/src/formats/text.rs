@@ -5,14 +5,16 @@ use super::input::{Bytes, Utf8};
 use crate::DatasetError;
 use crate::documents::Place;
 
-/// Reads a text file; with a separator, one document at a time is held in memory.
+/// Reads a text file; with a separator, one document and 1 MiB at a time is held in memory.
 pub(super) struct Text {
     input: Utf8,
     separator: Option<String>,
-    /// Read and not yet given.
+    /// Read, and from `start` on not yet given.
     text: String,
-    /// Bytes of `text` in which no separator begins.
+    start: usize,
+    /// No separator begins before this place, from `start` on.
     searched: usize,
+    /// The line of `start`, from 1.
     line: u64,
     ended: bool,
     done: bool,
@@ -20,52 +22,64 @@ pub(super) struct Text {
 
 impl Text {
     pub(super) fn new(bytes: Bytes, separator: Option<String>) -> Self {
-        let input = Utf8::new(bytes);
-        Self { input, separator, text: String::new(), searched: 0, line: 1, ended: false, done: false }
+        Self {
+            input: Utf8::new(bytes),
+            separator,
+            text: String::new(),
+            start: 0,
+            searched: 0,
+            line: 1,
+            ended: false,
+            done: false,
+        }
     }
 
-    /// Takes the document `..end` and the separator behind it out of the buffer.
-    fn take(&mut self, end: usize, separator: usize) -> (String, Place) {
-        let place = match self.separator {
-            Some(_) => Place::Line(self.line),
-            None => Place::Whole,
+    /// The next document that a separator ends, if all of it has been read.
+    fn separated(&mut self) -> Option<(String, Place)> {
+        let separator = self.separator.as_ref()?;
+        let Some(at) = self.text[self.searched..].find(separator.as_str()) else {
+            // The last bytes may be the beginning of a separator.
+            let may_begin = self.text.len().saturating_sub(separator.len() - 1);
+            self.searched = self.text.floor_char_boundary(may_begin).max(self.start);
+            return None;
         };
-        let rest = self.text.split_off(end + separator);
-        self.line += self.text.bytes().filter(|&b| b == b'\n').count() as u64;
-        let mut document = std::mem::replace(&mut self.text, rest);
-        document.truncate(end);
-        self.searched = 0;
-        (document, place)
+        let (end, next) = (self.searched + at, self.searched + at + separator.len());
+        let document = self.text[self.start..end].to_owned();
+        let place = Place::Line(self.line);
+        let passed = self.text.as_bytes()[self.start..next].iter();
+        self.line += passed.filter(|&&b| b == b'\n').count() as u64;
+        (self.start, self.searched) = (next, next);
+        Some((document, place))
+    }
+
+    /// What is left at the end of the file.
+    fn last(&mut self) -> Option<(String, Place)> {
+        self.text.drain(..self.start);
+        let text = std::mem::take(&mut self.text);
+        match self.separator {
+            // A file that ends with a separator has no document behind it.
+            Some(_) if text.is_empty() => None,
+            Some(_) => Some((text, Place::Line(self.line))),
+            None => Some((text, Place::Whole)),
+        }
     }
 }
 
 impl Reader for Text {
     fn read(&mut self) -> Result<Option<(String, Place)>, DatasetError> {
-        loop {
-            if let Some(separator) = &self.separator {
-                let n = separator.len();
-                if let Some(at) = self.text[self.searched..].find(separator.as_str()) {
-                    return Ok(Some(self.take(self.searched + at, n)));
-                }
-                // The last n - 1 bytes may be the beginning of a separator.
-                let mut searched = self.text.len().saturating_sub(n - 1);
-                while !self.text.is_char_boundary(searched) {
-                    searched -= 1;
-                }
-                self.searched = searched;
-            }
-            if self.done {
-                return Ok(None);
+        while !self.done {
+            if let Some(document) = self.separated() {
+                return Ok(Some(document));
             }
             if self.ended {
                 self.done = true;
-                if self.separator.is_some() && self.text.is_empty() {
-                    // A file that ends with a separator has no document behind it.
-                    return Ok(None);
-                }
-                return Ok(Some(self.take(self.text.len(), 0)));
+                return Ok(self.last());
             }
+            self.text.drain(..self.start);
+            self.searched -= self.start;
+            self.start = 0;
             self.ended = !self.input.read(&mut self.text)?;
         }
+        Ok(None)
     }
 }

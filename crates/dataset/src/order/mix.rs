@@ -1,9 +1,10 @@
 //! Which source each sequence is drawn from, when sources are mixed by weight.
 //!
-//! Weights become whole quotas of a period. Within a period, sources follow each other by earliest deadline: draw number `c` of a source with
-//! quota `q` in a period `m` may come from place `floor(c m / q)` on and must come before place `ceil((c + 1) m / q)`. With one draw per place this
-//! always succeeds (Pfair scheduling; Baruah, Cohen, Plaxton and Varvel 1996), so after any number of sequences, each source
-//! has had its exact share, rounded down or up.
+//! Weights become whole quotas of a period. Within a period, sources follow each other by earliest
+//! deadline: draw number `c` of a source with quota `q` in a period `m` may come from place
+//! `floor(c m / q)` on and must come before place `ceil((c + 1) m / q)`. With one draw per place
+//! this always succeeds (Pfair scheduling; Baruah, Cohen, Plaxton and Varvel 1996), so after any
+//! number of sequences, each source has had its exact share, rounded down or up.
 
 use crate::DatasetError;
 
@@ -59,7 +60,8 @@ impl Mix {
     }
 }
 
-/// Whole numbers in the ratio of the shares: exact for the smallest period that allows it, else by largest remainder.
+/// Whole numbers in the ratio of the shares: exact for the smallest period that allows it, else by
+/// largest remainder.
 fn quotas(shares: &[f64]) -> Vec<u32> {
     let exact = |period: &u32| {
         shares.iter().all(|share| {
@@ -137,8 +139,18 @@ mod tests {
 
     #[test]
     fn bad_weights_are_refused() {
-        for weights in [&[1.0][..], &[1.0, -1.0], &[f64::NAN, 1.0], &[0.0, 0.0], &[1.0, 1e-9], &[f64::MAX, f64::MAX]] {
-            assert!(matches!(Mix::new(weights, 2), Err(DatasetError::Weights { .. })), "{weights:?}");
+        for weights in [
+            &[1.0][..],
+            &[1.0, -1.0],
+            &[f64::NAN, 1.0],
+            &[0.0, 0.0],
+            &[1.0, 1e-9],
+            &[f64::MAX, f64::MAX],
+        ] {
+            assert!(
+                matches!(Mix::new(weights, 2), Err(DatasetError::Weights { .. })),
+                "{weights:?}"
+            );
         }
     }
 }

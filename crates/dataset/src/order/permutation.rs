@@ -1,9 +1,10 @@
 //! Random permutations of `0..n` that are computed, not stored.
 //!
-//! An alternating unbalanced Feistel network (Luby and Rackoff 1988) permutes the numbers of `ceil(log2 n)` bits; values from
-//! `n` on are fed in again until one falls below (cycle walking, Black and Rogaway 2002, "Ciphers with arbitrary finite
-//! domains"), fewer than two passes on average. The round function is the finaliser of SplitMix64 (Steele, Lea
-//! and Flood 2014); keys come from BLAKE3. Good shuffling is the aim, not secrecy.
+//! An alternating unbalanced Feistel network (Luby and Rackoff 1988) permutes the numbers of
+//! `ceil(log2 n)` bits; values from `n` on are fed in again until one falls below (cycle walking,
+//! Black and Rogaway 2002, "Ciphers with arbitrary finite domains"), fewer than two passes on
+//! average. The round function is the finaliser of SplitMix64 (Steele, Lea and Flood 2014); keys
+//! come from BLAKE3. Good shuffling is the aim, not secrecy.
 
 const ROUNDS: usize = 8;
 
@@ -45,7 +46,13 @@ impl Permutation {
         for (round, key) in keys.iter_mut().enumerate() {
             *key ^= mix(epoch ^ mix(round as u64));
         }
-        Self { n, right_bits, left_mask: mask(bits - right_bits), right_mask: mask(right_bits), keys }
+        Self {
+            n,
+            right_bits,
+            left_mask: mask(bits - right_bits),
+            right_mask: mask(right_bits),
+            keys,
+        }
     }
 
     /// Where `i`, which is below `n`, goes.
@@ -88,7 +95,8 @@ mod tests {
 
     use super::*;
 
-    /// The first outputs of SplitMix64 from state 1234567, as published with it (Rosetta Code, "Pseudo-random numbers/Splitmix64").
+    /// The first outputs of SplitMix64 from state 1234567, as published with it (Rosetta Code,
+    /// "Pseudo-random numbers/Splitmix64").
     #[test]
     fn mix_is_splitmix64() {
         let golden = 0x9e37_79b9_7f4a_7c15u64;
@@ -125,7 +133,8 @@ mod tests {
         }
     }
 
-    /// Chi-squared of where 0 goes, over 8000 epochs, for 80 places: mean 79, standard deviation 12.6.
+    /// Chi-squared of where 0 goes, over 8000 epochs, for 80 places: mean 79, standard deviation
+    /// 12.6.
     #[test]
     fn places_are_even_over_epochs() {
         let key = Key::new(1, "test", 0);
@@ -153,7 +162,9 @@ mod tests {
         };
         let base = first(1, "a", 1, 1);
         assert_eq!(base, first(1, "a", 1, 1));
-        for other in [first(2, "a", 1, 1), first(1, "b", 1, 1), first(1, "a", 2, 1), first(1, "a", 1, 2)] {
+        for other in
+            [first(2, "a", 1, 1), first(1, "b", 1, 1), first(1, "a", 2, 1), first(1, "a", 1, 2)]
+        {
             assert_ne!(base, other);
         }
     }

@@ -11,8 +11,6 @@ use crate::{DatasetError, Split};
 /// Documents in a fixed random order, packed into rows.
 #[derive(Debug)]
 pub(crate) struct Stream {
-    documents: Range<usize>,
-    order: Permutation,
     packing: Index,
     seq_len: usize,
     n_rows: u64,
@@ -34,6 +32,17 @@ pub(crate) struct RowMut<'a> {
     pub(crate) ends: &'a mut Vec<u32>,
 }
 
+/// Tokens of one document that lie together in a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Piece {
+    /// First token, counted over all documents of the side as they lie in the shards.
+    pub(crate) start: u64,
+    /// How many.
+    pub(crate) len: u32,
+    /// Whether what follows in the row is another document, or counts as one.
+    pub(crate) ends: bool,
+}
+
 impl Stream {
     /// Indexes the documents; `number` tells the streams of one loader apart.
     pub(crate) fn new(
@@ -45,70 +54,56 @@ impl Stream {
     ) -> Self {
         let n = documents.len() as u64;
         let order = Permutation::new(&Key::new(seed, "documents", number), 0, n);
-        let lens = (0..n).map(|k| split.document_len(documents.start + order.at(k) as usize));
+        let bounds = split.token_bounds(documents);
+        let ordered = (0..n).map(|k| {
+            let i = order.at(k) as usize;
+            (bounds[i], bounds[i + 1] - bounds[i])
+        });
         let packing = match packing {
-            Packing::ConcatSplit => Index::Concat(Concat::new(lens)),
-            Packing::BestFit => Index::BestFit(BestFit::new(lens, seq_len)),
+            Packing::ConcatSplit => Index::Concat(Concat::new(ordered, seq_len)),
+            Packing::BestFit => Index::BestFit(BestFit::new(ordered, seq_len)),
         };
         let n_rows = match &packing {
-            Index::Concat(concat) => concat.n_rows(seq_len),
+            Index::Concat(concat) => concat.n_rows(),
             Index::BestFit(best_fit) => best_fit.n_rows(),
         };
-        let row_key = Key::new(seed, "rows", number);
-        Self { documents, order, packing, seq_len, n_rows, row_key }
+        Self { packing, seq_len, n_rows, row_key: Key::new(seed, "rows", number) }
     }
 
     pub(crate) fn n_rows(&self) -> u64 {
         self.n_rows
     }
 
-    /// Fills `row` with sequence `index` of this stream (epoch `index / n_rows`); returns how many of its tokens are no padding,
-    /// and from how many pieces they came.
+    /// Fills `row` with sequence `index` of this stream (epoch `index / n_rows`); returns how many
+    /// of its tokens are no padding.
     pub(crate) fn fill(
         &self,
         split: &Split,
         index: u64,
         row: &mut RowMut<'_>,
-    ) -> Result<(usize, usize), DatasetError> {
+    ) -> Result<usize, DatasetError> {
         let epoch = Permutation::new(&self.row_key, index / self.n_rows, self.n_rows);
         let number = epoch.at(index % self.n_rows);
         match &self.packing {
-            Index::Concat(concat) => {
-                self.copy(split, concat.pieces(number, self.seq_len), row, false)
-            }
-            Index::BestFit(best_fit) => self.copy(split, best_fit.pieces(number), row, true),
+            Index::Concat(concat) => copy(split, concat.pieces(number, self.seq_len), row),
+            Index::BestFit(best_fit) => copy(split, best_fit.pieces(number), row),
         }
     }
+}
 
-    fn copy(
-        &self,
-        split: &Split,
-        pieces: impl Iterator<Item = (u64, u64)>,
-        row: &mut RowMut<'_>,
-        piece_is_document: bool,
-    ) -> Result<(usize, usize), DatasetError> {
-        let (mut filled, mut n_pieces) = (0, 0);
-        for (place, first) in pieces {
-            if filled == row.tokens.len() {
-                break;
-            }
-            let (shard, local) = split.locate(self.documents.start + self.order.at(place) as usize);
-            let (start, end) = shard.document(local);
-            let left = end - start - first;
-            let n = left.min((row.tokens.len() - filled) as u64);
-            let from = start + first;
-            let tokens = shard.tokens(from, from + n);
-            let max = tokens.copy_to(&mut row.tokens[filled..filled + n as usize]);
-            if u64::from(max) >= shard.header.vocab_size {
-                // The error names the place; the check of the whole document finds the first one.
-                shard.check_document(local)?;
-            }
-            filled += n as usize;
-            n_pieces += 1;
-            if n == left || piece_is_document {
-                row.ends.push(filled as u32);
-            }
+fn copy(
+    split: &Split,
+    pieces: impl Iterator<Item = Piece>,
+    row: &mut RowMut<'_>,
+) -> Result<usize, DatasetError> {
+    let mut filled = 0;
+    for piece in pieces {
+        let end = filled + piece.len as usize;
+        split.read_tokens(piece.start, &mut row.tokens[filled..end])?;
+        filled = end;
+        if piece.ends {
+            row.ends.push(filled as u32);
         }
-        Ok((filled, n_pieces))
     }
+    Ok(filled)
 }

@@ -1,4 +1,5 @@
-//! The 256 bytes at the beginning of a shard: written by one function, read by one that trusts nothing.
+//! The 256 bytes at the beginning of a shard: written by one function, read by one that trusts
+//! nothing.
 
 use std::path::Path;
 
@@ -81,8 +82,14 @@ impl Header {
         let sources = place(self.n_documents, 4)?;
         let text = place(self.n_text_bytes, 1)?;
         let file_len = end;
-        (file_len < 1 << 63)
-            .then_some(Layout { tokens, document_ends, text_ends, sources, text, file_len })
+        (file_len < 1 << 63).then_some(Layout {
+            tokens,
+            document_ends,
+            text_ends,
+            sources,
+            text,
+            file_len,
+        })
     }
 
     /// The header's bytes.
@@ -119,7 +126,12 @@ impl Header {
     ) -> Result<(Self, Layout), DatasetError> {
         let check = Check { path, bytes };
         if bytes.len() < LEN {
-            return Err(check.wrong("the file", 0, format!("at least {LEN} bytes"), bytes.len()));
+            return Err(check.wrong(
+                "the length of the file",
+                0,
+                format!("at least {LEN}"),
+                bytes.len(),
+            ));
         }
         if &bytes[..8] != MAGIC {
             let found = bytes[..8].escape_ascii();
@@ -129,7 +141,12 @@ impl Header {
         let hash = blake3::hash(&bytes[..HASH_AT]);
         if hash.as_bytes()[..] != bytes[HASH_AT..LEN] {
             let found = hex(&bytes[HASH_AT..LEN]);
-            return Err(check.wrong("the hash of the header", HASH_AT as u64, hash.to_hex(), found));
+            return Err(check.wrong(
+                "the hash of the header",
+                HASH_AT as u64,
+                hash.to_hex(),
+                found,
+            ));
         }
         check.equal("the header length", 12, LEN as u64, 4)?;
         let side = match check.number(20, 4) {
@@ -164,8 +181,8 @@ impl Header {
         }
         check.equal("the file length", 136, layout.file_len, 8)?;
         if file_len != layout.file_len {
-            let found = format!("{} in a file of {file_len} bytes", layout.file_len);
-            return Err(check.wrong("the file length", 136, "the length of the file", found));
+            let expected = format!("{file_len}, the length of the file");
+            return Err(check.wrong("the file length", 136, expected, layout.file_len));
         }
         if let Some(at) = bytes[176..HASH_AT].iter().position(|&b| b != 0) {
             return Err(check.wrong("the reserved byte", 176 + at as u64, 0, bytes[176 + at]));
@@ -208,7 +225,13 @@ impl Check<'_> {
         array
     }
 
-    fn equal(&self, field: &'static str, at: usize, expected: u64, len: usize) -> Result<(), DatasetError> {
+    fn equal(
+        &self,
+        field: &'static str,
+        at: usize,
+        expected: u64,
+        len: usize,
+    ) -> Result<(), DatasetError> {
         let found = self.number(at, len);
         if found == expected { Ok(()) } else { Err(self.wrong(field, at as u64, expected, found)) }
     }
@@ -229,6 +252,7 @@ impl Check<'_> {
         }
     }
 
+    #[allow(clippy::needless_pass_by_value)] // So that callers may pass literals and sums.
     fn wrong(
         &self,
         field: &'static str,

@@ -1,7 +1,8 @@
 //! The shard file, format 1: some documents of one side as token ids, with the text they came from.
 //!
-//! All numbers are little endian. Sections begin at multiples of 64, gaps are zero, and the counts fix every offset: a
-//! file has one valid layout, and the reader recomputes it rather than trust the offsets.
+//! All numbers are little endian. Sections begin at multiples of 64, gaps are zero, and the counts
+//! fix every offset: a file has one valid layout, and the reader recomputes it rather than trust
+//! the offsets.
 //!
 //! | bytes | header field |
 //! |---|---|
@@ -33,7 +34,7 @@ mod read;
 mod verify;
 mod write;
 
-pub(crate) use header::{Header};
+pub(crate) use header::Header;
 pub(crate) use read::{Shard, TokenSlice};
 pub(crate) use write::ShardWriter;
 

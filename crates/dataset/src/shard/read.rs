@@ -1,4 +1,5 @@
-//! Opens a shard: maps it into memory and checks everything that costs no pass over tokens and text.
+//! Opens a shard: maps it into memory and checks everything that costs no pass over tokens and
+//! text.
 #![allow(unsafe_code)] // Memory maps: each use says why it is sound.
 
 use std::fs::File;
@@ -13,6 +14,7 @@ use crate::DatasetError;
 #[derive(Debug)]
 pub(crate) struct Shard {
     path: PathBuf,
+    file: File,
     map: Mmap,
     pub(crate) header: Header,
     pub(crate) layout: Layout,
@@ -26,25 +28,25 @@ pub(crate) enum TokenSlice<'a> {
 }
 
 impl Shard {
-    /// Opens a shard and checks its header, the lengths, and that the ends of documents rise to the counts of the header and sources
-    /// never fall and stay below `n_sources`. Token ids and text are checked where they are used.
+    /// Opens a shard and checks its header, the lengths, and that the ends of documents rise to the
+    /// counts of the header and sources never fall and stay below `n_sources`. Token ids and text
+    /// are checked where they are used.
     pub(crate) fn open(path: &Path, n_sources: usize) -> Result<Self, DatasetError> {
         let file = File::open(path).map_err(DatasetError::io("open", path))?;
         let len = file.metadata().map_err(DatasetError::io("read", path))?.len();
         if len == 0 {
-            return Err(DatasetError::EmptyFile { path: path.to_owned() });
+            // An empty file cannot be mapped; its header is refused like any other that is too
+            // short.
+            Header::from_bytes(path, &[], 0)?;
         }
-        // SAFETY: the map is read only. Shards are written beside and renamed, never changed in place; a program that cuts a
-        // mapped file short makes the kernel stop the reader (SIGBUS), as with every memory map.
+        // SAFETY: the map is read only. Shards are written beside and renamed, never changed in
+        // place; a program that cuts a mapped file short makes the kernel stop the reader (SIGBUS),
+        // as with every memory map.
         let map = unsafe { Mmap::map(&file) }.map_err(DatasetError::io("map", path))?;
         let (header, layout) = Header::from_bytes(path, &map, len)?;
-        let shard = Self { path: path.to_owned(), map, header, layout };
+        let shard = Self { path: path.to_owned(), file, map, header, layout };
         shard.check_ends(n_sources)?;
         Ok(shard)
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
     }
 
     /// The whole file.
@@ -65,6 +67,52 @@ impl Shard {
         } else {
             TokenSlice::U32(&bytemuck::cast_slice(bytes)[start..end])
         }
+    }
+
+    /// Copies the tokens from `start` on into `into`.
+    ///
+    /// By positioned reads rather than through the map: pieces of a few hundred bytes at random
+    /// places would pay a page fault each, which costs twice as much, and would leave the whole
+    /// file in the resident memory of the process.
+    pub(crate) fn read_tokens(&self, start: u64, into: &mut [u32]) -> Result<(), DatasetError> {
+        let mut buffer = [0u16; 4096];
+        let mut max = 0;
+        if self.header.token_bytes() == 2 {
+            for (i, part) in into.chunks_mut(buffer.len()).enumerate() {
+                let ids = &mut buffer[..part.len()];
+                self.read_at(2 * (start + 4096 * i as u64), bytemuck::cast_slice_mut(ids))?;
+                max = max.max(TokenSlice::U16(ids).copy_to(part));
+            }
+        } else {
+            self.read_at(4 * start, bytemuck::cast_slice_mut(into))?;
+            for id in &mut *into {
+                *id = u32::from_le(*id);
+                max = max.max(*id);
+            }
+        }
+        if u64::from(max) < self.header.vocab_size {
+            return Ok(());
+        }
+        let bad = into.iter().position(|&id| u64::from(id) >= self.header.vocab_size);
+        let at = start + bad.unwrap_or_default() as u64;
+        let at = self.layout.tokens.0 + at * self.header.token_bytes();
+        Err(self.wrong("a token id", at, format!("below {}", self.header.vocab_size), max))
+    }
+
+    /// Fills `bytes` from this offset in the section of tokens.
+    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> Result<(), DatasetError> {
+        let offset = self.layout.tokens.0 + offset;
+        #[cfg(unix)]
+        std::os::unix::fs::FileExt::read_exact_at(&self.file, bytes, offset)
+            .map_err(DatasetError::io("read", &self.path))?;
+        #[cfg(not(unix))]
+        bytes.copy_from_slice(&self.map[offset as usize..offset as usize + bytes.len()]);
+        Ok(())
+    }
+
+    /// Where the tokens of each document end.
+    pub(crate) fn document_ends(&self) -> impl Iterator<Item = u64> {
+        self.numbers(self.layout.document_ends).iter().map(|&n| u64::from_le(n))
     }
 
     /// Tokens of document `i`, as a range in the file.
@@ -95,17 +143,20 @@ impl Shard {
         sources.partition_point(|&s| u32::from_le(s) < source)
     }
 
-    /// Lets the kernel take back the memory that reading has mapped in; the next read maps it again from the page cache.
+    /// Lets the kernel take back the memory that reading has mapped in; the next read maps it again
+    /// from the page cache.
     pub(crate) fn release(&self) {
         #[cfg(unix)]
         {
-            // SAFETY: the map is a read-only, private view of a file that is never changed, so pages that are dropped come back
-            // with the same bytes. Failure changes nothing but the amount of memory in use.
+            // SAFETY: the map is a read-only, private view of a file that is never changed, so
+            // pages that are dropped come back with the same bytes. Failure changes nothing but the
+            // amount of memory in use.
             let _ = unsafe { self.map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
         }
     }
 
     /// An error about a place of this file.
+    #[allow(clippy::needless_pass_by_value)] // So that callers may pass literals and sums.
     pub(crate) fn wrong(
         &self,
         field: &'static str,

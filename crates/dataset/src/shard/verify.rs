@@ -7,7 +7,8 @@ use super::header::{LEN, hex};
 use crate::DatasetError;
 
 impl Shard {
-    /// Checks what [`Shard::open`] left: the hash of the payload, the gaps, BOS and EOS of each document, each id, and the text's UTF-8.
+    /// Checks what [`Shard::open`] left: the hash of the payload, the gaps, BOS and EOS of each
+    /// document, each id, and the text's UTF-8.
     pub(crate) fn verify(&self) -> Result<(), DatasetError> {
         self.check_gaps()?;
         (0..self.n_documents()).into_par_iter().try_for_each(|i| self.check_document(i))?;
@@ -37,7 +38,12 @@ impl Shard {
         }
         if last != self.header.eos {
             let expected = format!("{} (EOS)", self.header.eos);
-            return Err(self.wrong("the last token of a document", at(end - start - 1), expected, last));
+            return Err(self.wrong(
+                "the last token of a document",
+                at(end - start - 1),
+                expected,
+                last,
+            ));
         }
         if let Err(error) = std::str::from_utf8(self.text(i)) {
             let k = error.valid_up_to();

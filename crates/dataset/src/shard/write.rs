@@ -1,5 +1,5 @@
-//! Writes one shard. Tokens go straight into the file, the text into a second one beside it that is appended at the end, so
-//! that memory holds only 20 bytes per document.
+//! Writes one shard. Tokens go straight into the file, the text into a second one beside it that is
+//! appended at the end, so that memory holds only 20 bytes per document.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
@@ -47,8 +47,14 @@ impl ShardWriter {
         })
     }
 
-    /// Appends a document; BOS and EOS are added around `ids`, which are all below the vocabulary size.
-    pub(crate) fn push(&mut self, ids: &[u32], text: &str, source: u32) -> Result<(), DatasetError> {
+    /// Appends a document; BOS and EOS are added around `ids`, which are all below the vocabulary
+    /// size.
+    pub(crate) fn push(
+        &mut self,
+        ids: &[u32],
+        text: &str,
+        source: u32,
+    ) -> Result<(), DatasetError> {
         self.buffer.clear();
         let ids = [self.header.bos].into_iter().chain(ids.iter().copied()).chain([self.header.eos]);
         let before = self.buffer.len();
@@ -105,7 +111,11 @@ impl ShardWriter {
     }
 
     /// Zeros up to `start`, then the bytes.
-    fn section(&mut self, start: u64, bytes: impl IntoIterator<Item = u8>) -> Result<(), DatasetError> {
+    fn section(
+        &mut self,
+        start: u64,
+        bytes: impl IntoIterator<Item = u8>,
+    ) -> Result<(), DatasetError> {
         let at = self.file.stream_position().map_err(DatasetError::io("write", &self.path))?;
         self.buffer.clear();
         self.buffer.resize((start - at) as usize, 0);
@@ -125,7 +135,9 @@ impl ShardWriter {
                 break;
             }
             self.hasher.update(&self.buffer[..n]);
-            self.file.write_all(&self.buffer[..n]).map_err(DatasetError::io("write", &self.path))?;
+            self.file
+                .write_all(&self.buffer[..n])
+                .map_err(DatasetError::io("write", &self.path))?;
         }
         fs::remove_file(&self.text_path).map_err(DatasetError::io("remove", &self.text_path))
     }

@@ -13,7 +13,10 @@ fn jsonl(dir: &Path, name: &str, texts: &[String]) -> SourceSpec {
     SourceSpec::of([dir.join(name).display().to_string()])
 }
 
-fn sides(sources: Vec<SourceSpec>, val_fraction: f64) -> (Vec<(Side, Document)>, Vec<SourceReport>) {
+fn sides(
+    sources: Vec<SourceSpec>,
+    val_fraction: f64,
+) -> (Vec<(Side, Document)>, Vec<SourceReport>) {
     let config = BuildConfig { sources, val_fraction, ..Default::default() };
     let mut stream = split_documents(&config).unwrap();
     let documents = stream.by_ref().collect::<Result<_, _>>().unwrap();
