@@ -104,9 +104,9 @@ impl HeadBackward<'_> {
         for index in 0..s.div_ceil(ROWS) {
             let block = self.visible.block(bi, index);
             let (lanes, n) = (block.lanes(), block.n);
-            let queries = Rows::head(&self.q, bi, hi).from_row(block.first);
-            let dout = Rows::head(&self.dout, bi, hi).from_row(block.first);
-            let out = Rows::head(&self.out, bi, hi).from_row(block.first);
+            let queries = Rows::head(&self.q, bi, hi).skip_rows(block.first);
+            let dout = Rows::head(&self.dout, bi, hi).skip_rows(block.first);
+            let out = Rows::head(&self.out, bi, hi).skip_rows(block.first);
             let q_columns = &mut q_columns[..head_dim * lanes];
             let dout_columns = &mut dout_columns[..head_dim * lanes];
             let (q_rows, dout_rows) =
@@ -125,8 +125,8 @@ impl HeadBackward<'_> {
 
             for start in (0..block.width).step_by(PART_KEYS) {
                 let part = &block.part(start, PART_KEYS);
-                let keys = Rows::head(&self.k, bi, kv).from_row(part.from);
-                let values = Rows::head(&self.v, bi, kv).from_row(part.from);
+                let keys = Rows::head(&self.k, bi, kv).skip_rows(part.from);
+                let values = Rows::head(&self.v, bi, kv).skip_rows(part.from);
                 let (p, dp) = (&mut p[..part.width * lanes], &mut dp[..part.width * lanes]);
                 let reached = part.from * width..(part.from + part.width) * width;
                 scores(part, keys, q_columns, p);

@@ -54,12 +54,12 @@ fn in_blocks(
         let block = visible.block(bi, block);
         let lanes = block.lanes();
         let kv = hi / dims.group();
-        let keys = Rows::head(&k, bi, kv).from_row(block.from);
-        let values = Rows::head(&v, bi, kv).from_row(block.from);
+        let keys = Rows::head(&k, bi, kv).skip_rows(block.from);
+        let values = Rows::head(&v, bi, kv).skip_rows(block.from);
         with_scratch(sizes, |[queries, p, attended]| {
             let queries = &mut queries[..head_dim * lanes];
             let (p, attended) = (&mut p[..block.width * lanes], &mut attended[..lanes * width]);
-            let rows = Rows::head(&q, bi, hi).from_row(block.first);
+            let rows = Rows::head(&q, bi, hi).skip_rows(block.first);
             transpose(rows, block.n, dims.scale() as f32, lanes, queries);
             scores(&block, keys, queries, p);
             let (mut lse, mut inverse) = ([0.0; ROWS], [0.0; ROWS]);
@@ -95,8 +95,8 @@ fn one_by_one(
         with_scratch([t, head_dim], |[scores, attended]| {
             for i in 0..s {
                 let seen = visible.keys(bi, i);
-                let keys = Rows::head(&k, bi, kv).from_row(seen.start);
-                let values = Rows::head(&v, bi, kv).from_row(seen.start);
+                let keys = Rows::head(&k, bi, kv).skip_rows(seen.start);
+                let values = Rows::head(&v, bi, kv).skip_rows(seen.start);
                 let query = Rows::head(&q, bi, hi).row(i);
                 let scale = dims.scale() as f32;
                 let scores = &mut scores[..seen.len()];

@@ -27,7 +27,7 @@ impl<'a> Rows<'a> {
         Self { storage: t.storage(), start, stride: strides[2], n, width }
     }
 
-    pub(super) fn from_row(self, row: usize) -> Self {
+    pub(super) fn skip_rows(self, row: usize) -> Self {
         Self { start: self.start + row as isize * self.stride, n: self.n - row, ..self }
     }
 

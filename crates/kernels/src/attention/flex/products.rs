@@ -189,22 +189,22 @@ impl Product {
         // SAFETY: each tile lies within the caller's sizes.
         unsafe {
             while m - row >= 8 && L::ROWS >= 8 {
-                self.from_row(row).tile::<L, 8, N>();
+                self.skip_rows(row).tile::<L, 8, N>();
                 row += 8;
             }
             while m - row >= 4 {
-                self.from_row(row).tile::<L, 4, N>();
+                self.skip_rows(row).tile::<L, 4, N>();
                 row += 4;
             }
             while m - row >= 1 {
-                self.from_row(row).tile::<L, 1, N>();
+                self.skip_rows(row).tile::<L, 1, N>();
                 row += 1;
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn from_row(self, row: usize) -> Self {
+    unsafe fn skip_rows(self, row: usize) -> Self {
         // SAFETY: the row lies within the caller's sizes.
         unsafe {
             Self {

@@ -126,13 +126,16 @@ fn transpose_body<const FMA: bool>(
     lanes: usize,
     out: &mut [f32],
 ) {
-    for i in 0..n {
-        for (column, &x) in out.chunks_exact_mut(lanes).zip(rows.row(i)) {
-            column[i] = x * scale;
+    // A vector of rows at a time: reading walks along 16 rows, writing fills whole cache lines.
+    for vector in 0..lanes / LANES {
+        let row = |i| if vector * LANES + i < n { rows.row(vector * LANES + i) } else { &[] };
+        let rows: [&[f32]; LANES] = std::array::from_fn(row);
+        for (x, column) in out.chunks_exact_mut(lanes).enumerate() {
+            let column = &mut column[vector * LANES..][..LANES];
+            for (out, row) in column.iter_mut().zip(&rows) {
+                *out = row.get(x).map_or(0.0, |x| x * scale);
+            }
         }
-    }
-    if n < lanes {
-        out.chunks_exact_mut(lanes).for_each(|column| column[n..].fill(0.0));
     }
 }
 
