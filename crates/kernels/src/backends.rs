@@ -1,17 +1,16 @@
 //! Which devices have kernels, and the composed kernels of those without their own.
 
-use burn::backend::DispatchDevice;
 use burn::tensor::Device;
 
 /// Whether the dispatched operators know this device's backend; calling them elsewhere panics.
 pub(crate) fn covers(device: &Device) -> bool {
     match device.clone().without_autodiff().as_dispatch() {
         #[cfg(feature = "flex")]
-        DispatchDevice::Flex(_) => true,
+        burn::backend::DispatchDevice::Flex(_) => true,
         #[cfg(feature = "cuda")]
-        DispatchDevice::Cube(_) => true,
+        burn::backend::DispatchDevice::Cube(_) => true,
         #[cfg(feature = "tch")]
-        DispatchDevice::LibTorch(_) => true,
+        burn::backend::DispatchDevice::LibTorch(_) => true,
         _ => false,
     }
 }

@@ -42,6 +42,7 @@ pub(crate) trait RmsNormKernels: Backend {
 composed_backends!(RmsNormKernels);
 
 /// The dispatched operator.
+#[allow(unused_variables, reason = "without any backend the macro routes nothing")]
 #[backend_extension(
     Flex: cfg(feature = "flex"),
     Cube: cfg(feature = "cuda"),

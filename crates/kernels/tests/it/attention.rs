@@ -5,7 +5,7 @@ use caravan_kernels::Kernels;
 use proptest::prelude::*;
 
 use crate::plain::{self, AttentionDims};
-use crate::support::{Layout, VARIANTS, assert_close, host, input, ints, values};
+use crate::support::{F32_TOLERANCE, Layout, assert_close, host, input, ints, values, variants};
 
 struct Case {
     dims: AttentionDims,
@@ -37,15 +37,23 @@ impl Case {
 
     /// `[out, dq, dk, dv]`.
     fn run(&self, kernels: Kernels, dtype: DType, layout: Layout) -> [Vec<f64>; 4] {
-        let device = Device::flex().autodiff();
+        self.run_on(&Device::flex().autodiff(), kernels, dtype, layout)
+    }
+
+    fn run_on(
+        &self,
+        device: &Device,
+        kernels: Kernels,
+        dtype: DType,
+        layout: Layout,
+    ) -> [Vec<f64>; 4] {
         let AttentionDims { b, n_heads, n_kv_heads, s, t, head_dim } = self.dims;
         let (q_shape, k_shape) = ([b, n_heads, s, head_dim], [b, n_kv_heads, t, head_dim]);
-        let leaf = |values: &[f64], shape| {
-            input::<4>(values, shape, layout, dtype, &device).require_grad()
-        };
+        let leaf =
+            |values: &[f64], shape| input::<4>(values, shape, layout, dtype, device).require_grad();
         let (q, k, v) = (leaf(&self.q, q_shape), leaf(&self.k, k_shape), leaf(&self.v, k_shape));
-        let dout = input::<4>(&self.dout, q_shape, layout, dtype, &device);
-        let starts = self.starts.as_ref().map(|starts| ints(starts, [b, s], &device));
+        let dout = input::<4>(&self.dout, q_shape, layout, dtype, device);
+        let starts = self.starts.as_ref().map(|starts| ints(starts, [b, s], device));
         let out = kernels.attention(q.clone(), k.clone(), v.clone(), starts);
         assert_eq!(out.dims(), q_shape);
         let grads = (out.clone() * dout).sum().backward();
@@ -55,12 +63,13 @@ impl Case {
 
     fn check(&self, layout: Layout) {
         let expected = self.expected();
-        for (kernels, dtype, tolerance) in VARIANTS {
-            let found = self.run(kernels, dtype, layout);
+        for (kernels, dtype, tolerance, device) in variants() {
+            let found = self.run_on(&device, kernels, dtype, layout);
             for (name, (found, expected)) in
                 ["out", "dq", "dk", "dv"].iter().zip(found.iter().zip(&expected))
             {
-                let what = format!("{name} {kernels:?} {dtype:?} {layout:?} {:?}", self.dims);
+                let what =
+                    format!("{name} {kernels:?} {dtype:?} {device:?} {layout:?} {:?}", self.dims);
                 assert_close(&what, found, expected, tolerance);
             }
         }
@@ -142,7 +151,7 @@ fn an_expanded_gradient() {
     let (k, v) = (leaf(&case.k, [2, 2, 70, 8]), leaf(&case.v, [2, 2, 70, 8]));
     let grads = Kernels::Fused.attention(q.clone(), k.clone(), v.clone(), None).sum().backward();
     for (x, expected) in [(q, dq), (k, dk), (v, dv)] {
-        assert_close("gradient", &host(x.grad(&grads).unwrap()), &expected, 3e-6);
+        assert_close("gradient", &host(x.grad(&grads).expect("tracked")), &expected, F32_TOLERANCE);
     }
 }
 
@@ -213,7 +222,7 @@ proptest! {
         let case = Case::new(dims, masked.then_some(starts));
         let found = case.run(Kernels::Fused, DType::F32, Layout::Swapped(1, 2));
         for (found, expected) in found.iter().zip(&case.expected()) {
-            assert_close("random shape", found, expected, 3e-6);
+            assert_close("random shape", found, expected, F32_TOLERANCE);
         }
     }
 }

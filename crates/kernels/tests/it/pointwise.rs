@@ -4,14 +4,14 @@ use burn::tensor::{DType, Device, Tensor};
 use caravan_kernels::Kernels;
 
 use crate::plain;
-use crate::support::{Layout, VARIANTS, assert_close, host, input, values};
+use crate::support::{F32_TOLERANCE, Layout, assert_close, host, input, values, variants};
 
 /// Compares `y` and the gradients of `inputs` for the incoming gradient `dy`.
 fn check<const D: usize>(
     what: &str,
     y: Tensor<D>,
     dy: Tensor<D>,
-    inputs: Vec<Box<dyn Fn(&burn::tensor::Gradients) -> Vec<f64>>>,
+    inputs: &[Box<dyn Fn(&burn::tensor::Gradients) -> Vec<f64>>],
     expected: &[Vec<f64>],
     tolerance: f64,
 ) {
@@ -24,7 +24,7 @@ fn check<const D: usize>(
 
 fn gradient<const D: usize>(x: &Tensor<D>) -> Box<dyn Fn(&burn::tensor::Gradients) -> Vec<f64>> {
     let x = x.clone();
-    Box::new(move |grads| host(x.grad(grads).unwrap()))
+    Box::new(move |grads| host(x.grad(grads).expect("tracked")))
 }
 
 #[test]
@@ -39,14 +39,13 @@ fn rms_norm_equals_plain_loops() {
     ] {
         let (x, w, dy) = (values(a * b * d, 1), values(d, 2), values(a * b * d, 3));
         let expected = plain::rms_norm(&x, &w, 1e-5, &dy);
-        for (kernels, dtype, tolerance) in VARIANTS {
-            let device = Device::flex().autodiff();
+        for (kernels, dtype, tolerance, device) in variants() {
             let x = input::<3>(&x, [a, b, d], layout, dtype, &device).require_grad();
             let w = input::<1>(&w, [d], Layout::Dense, dtype, &device).require_grad();
             let dy = input::<3>(&dy, [a, b, d], layout, dtype, &device);
             let y = kernels.rms_norm(x.clone(), w.clone(), 1e-5);
-            let what = format!("rms_norm {kernels:?} {dtype:?} {a} {b} {d} {layout:?}");
-            check(&what, y, dy, vec![gradient(&x), gradient(&w)], &expected, tolerance);
+            let what = format!("rms_norm {kernels:?} {dtype:?} {device:?} {a} {b} {d} {layout:?}");
+            check(&what, y, dy, &[gradient(&x), gradient(&w)], &expected, tolerance);
         }
     }
 }
@@ -68,14 +67,14 @@ fn rope_equals_plain_loops() {
         };
         let (cos, sin) = (single(f64::cos), single(f64::sin));
         let expected = plain::rope(&x, &cos, &sin, s, &dy);
-        for (kernels, dtype, tolerance) in VARIANTS {
-            let device = Device::flex().autodiff();
+        for (kernels, dtype, tolerance, device) in variants() {
             let x = input::<4>(&x, [b, heads, s, d], layout, dtype, &device).require_grad();
             let dy = input::<4>(&dy, [b, heads, s, d], layout, dtype, &device);
             let table = |t: &[f64]| input::<2>(t, [s, d / 2], Layout::Dense, dtype, &device);
             let y = kernels.rope(x.clone(), table(&cos), table(&sin));
-            let what = format!("rope {kernels:?} {dtype:?} {b} {heads} {s} {d} {layout:?}");
-            check(&what, y, dy, vec![gradient(&x)], &expected, tolerance);
+            let what =
+                format!("rope {kernels:?} {dtype:?} {device:?} {b} {heads} {s} {d} {layout:?}");
+            check(&what, y, dy, &[gradient(&x)], &expected, tolerance);
         }
     }
 }
@@ -104,14 +103,13 @@ fn swiglu_equals_plain_loops() {
     ] {
         let (gate, up, dy) = (values(a * b, 1), values(a * b, 2), values(a * b, 3));
         let expected = plain::swiglu(&gate, &up, &dy);
-        for (kernels, dtype, tolerance) in VARIANTS {
-            let device = Device::flex().autodiff();
+        for (kernels, dtype, tolerance, device) in variants() {
             let leaf = |x: &[f64]| input::<2>(x, [a, b], layout, dtype, &device).require_grad();
             let (gate, up) = (leaf(&gate), leaf(&up));
             let y = kernels.swiglu(gate.clone(), up.clone());
             let dy = input::<2>(&dy, [a, b], layout, dtype, &device);
-            let what = format!("swiglu {kernels:?} {dtype:?} {a} {b} {layout:?}");
-            check(&what, y, dy, vec![gradient(&gate), gradient(&up)], &expected, tolerance);
+            let what = format!("swiglu {kernels:?} {dtype:?} {device:?} {a} {b} {layout:?}");
+            check(&what, y, dy, &[gradient(&gate), gradient(&up)], &expected, tolerance);
         }
     }
 }
@@ -137,13 +135,13 @@ fn expanded_gradients() {
     let y = Kernels::Fused.rms_norm(x.clone(), w.clone(), 1e-5);
     let grads = y.sum().backward();
     let [_, dx, dw] = plain::rms_norm(&values(40, 1), &values(8, 3), 1e-5, &ones);
-    assert_close("dx", &host(x.grad(&grads).unwrap()), &dx, 3e-6);
-    assert_close("dw", &host(w.grad(&grads).unwrap()), &dw, 3e-6);
+    assert_close("dx", &host(x.grad(&grads).expect("tracked")), &dx, F32_TOLERANCE);
+    assert_close("dw", &host(w.grad(&grads).expect("tracked")), &dw, F32_TOLERANCE);
 
     let grads = Kernels::Fused.swiglu(x.clone(), up.clone()).sum().backward();
     let [_, dgate, dup] = plain::swiglu(&values(40, 1), &values(40, 2), &ones);
-    assert_close("dgate", &host(x.grad(&grads).unwrap()), &dgate, 3e-6);
-    assert_close("dup", &host(up.grad(&grads).unwrap()), &dup, 3e-6);
+    assert_close("dgate", &host(x.grad(&grads).expect("tracked")), &dgate, F32_TOLERANCE);
+    assert_close("dup", &host(up.grad(&grads).expect("tracked")), &dup, F32_TOLERANCE);
 
     let x = input::<4>(&values(40, 1), [1, 1, 5, 8], Layout::Dense, DType::F32, &device);
     let x = x.require_grad();
@@ -151,7 +149,7 @@ fn expanded_gradients() {
     let table = |t: &[f64]| input::<2>(t, [5, 4], Layout::Dense, DType::F32, &device);
     let grads = Kernels::Fused.rope(x.clone(), table(&cos), table(&sin)).sum().backward();
     let [_, dx] = plain::rope(&values(40, 1), &cos, &sin, 5, &ones);
-    assert_close("dx", &host(x.grad(&grads).unwrap()), &dx, 3e-6);
+    assert_close("dx", &host(x.grad(&grads).expect("tracked")), &dx, F32_TOLERANCE);
 }
 
 #[test]
@@ -162,7 +160,7 @@ fn an_input_used_twice_keeps_its_values() {
     let grads = Kernels::Fused.swiglu(x.clone(), x.clone()).sum().backward();
     let [_, dgate, dup] = plain::swiglu(&values(64, 1), &values(64, 1), &[1.0; 64]);
     let expected: Vec<f64> = dgate.iter().zip(&dup).map(|(a, b)| a + b).collect();
-    assert_close("dx", &host(x.grad(&grads).unwrap()), &expected, 3e-6);
+    assert_close("dx", &host(x.grad(&grads).expect("tracked")), &expected, F32_TOLERANCE);
     assert_eq!(host(x), values(64, 1));
 }
 

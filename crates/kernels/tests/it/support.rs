@@ -56,18 +56,30 @@ pub(crate) fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
     tensor.into_data().convert::<f64>().iter::<f64>().collect()
 }
 
-/// The variants and dtypes of every parity test, with their tolerances relative to the largest
-/// element or, where larger, to 1: the inputs have unit size, and gradients that cancel keep the
-/// rounding of their terms.
-///
-/// f32: sums of up to 20,000 terms of either sign lose some ten units of 1.2e-7 at most, and the
-/// exponentials another two. f64 on Flex runs the composed kernels: 1e4 times its unit of 2.2e-16.
-pub(crate) const VARIANTS: [(Kernels, DType, f64); 4] = [
-    (Kernels::Fused, DType::F32, 3e-6),
-    (Kernels::Reference, DType::F32, 3e-6),
-    (Kernels::Fused, DType::F64, 2e-12),
-    (Kernels::Reference, DType::F64, 2e-12),
-];
+/// The largest difference in f32, relative to the largest element or, where that is more, to 1: the
+/// inputs have unit size, and gradients that cancel keep the rounding of their terms. Sums of up to
+/// 20,000 terms of either sign lose some ten units of 1.2e-7 at most, the exponentials another two.
+pub(crate) const F32_TOLERANCE: f64 = 3e-6;
+/// The same in f64, which runs the composed kernels: 1e4 times its unit of 2.2e-16.
+pub(crate) const F64_TOLERANCE: f64 = 2e-12;
+
+/// What every parity test runs: both variants in both dtypes with their tolerances, on every device
+/// that is compiled in and needs no accelerator.
+pub(crate) fn variants() -> Vec<(Kernels, DType, f64, Device)> {
+    let devices = [
+        Device::flex(),
+        #[cfg(feature = "tch")]
+        Device::libtorch(),
+    ];
+    let mut variants = vec![];
+    for device in devices {
+        for kernels in [Kernels::Fused, Kernels::Reference] {
+            variants.push((kernels, DType::F32, F32_TOLERANCE, device.clone().autodiff()));
+            variants.push((kernels, DType::F64, F64_TOLERANCE, device.clone().autodiff()));
+        }
+    }
+    variants
+}
 
 /// Panics if the largest difference is above `tolerance` times the largest expected element, or 1.
 #[track_caller]

@@ -8,7 +8,7 @@ use crate::support::{Layout, host, input, ints, values};
 /// Runs `f` in pools of 1, 2, 3 and 7 threads and compares every bit.
 fn same_bits(f: impl Fn() -> Vec<Vec<f64>> + Sync) {
     let in_pool = |n| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(n).build().expect("a pool");
         let results = pool.install(&f);
         results.into_iter().map(|v| v.into_iter().map(f64::to_bits).collect()).collect()
     };
@@ -27,7 +27,11 @@ fn rms_norm() {
         let (x, w) = (x.require_grad(), w.require_grad());
         let y = Kernels::Fused.rms_norm(x.clone(), w.clone(), 1e-5);
         let grads = (y.clone() * y.clone()).sum().backward();
-        vec![host(y), host(x.grad(&grads).unwrap()), host(w.grad(&grads).unwrap())]
+        vec![
+            host(y),
+            host(x.grad(&grads).expect("tracked")),
+            host(w.grad(&grads).expect("tracked")),
+        ]
     });
 }
 
@@ -45,7 +49,7 @@ fn attention() {
         let starts = ints(&starts, [2, 200], &device);
         let out = Kernels::Fused.attention(q.clone(), k.clone(), v.clone(), Some(starts));
         let grads = (out.clone() * out.clone()).sum().backward();
-        let [dq, dk, dv] = [q, k, v].map(|x| host(x.grad(&grads).unwrap()));
+        let [dq, dk, dv] = [q, k, v].map(|x| host(x.grad(&grads).expect("tracked")));
         vec![host(out), dq, dk, dv]
     });
 }
@@ -59,7 +63,7 @@ fn cross_entropy() {
         let targets: Vec<i64> = (0..300).map(|i| if i % 7 == 0 { -1 } else { i }).collect();
         let sum = Kernels::Fused.cross_entropy(x.clone(), ints(&targets, [300], &device));
         let grads = sum.clone().backward();
-        vec![host(sum), host(x.grad(&grads).unwrap())]
+        vec![host(sum), host(x.grad(&grads).expect("tracked"))]
     });
 }
 
@@ -78,6 +82,10 @@ fn swiglu_and_rope() {
         let y =
             Kernels::Fused.rope(Kernels::Fused.swiglu(a.clone(), b.clone()), table(3), table(4));
         let grads = (y.clone() * y.clone()).sum().backward();
-        vec![host(y), host(a.grad(&grads).unwrap()), host(b.grad(&grads).unwrap())]
+        vec![
+            host(y),
+            host(a.grad(&grads).expect("tracked")),
+            host(b.grad(&grads).expect("tracked")),
+        ]
     });
 }
