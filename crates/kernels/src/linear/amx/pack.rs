@@ -155,61 +155,83 @@ pub(super) unsafe fn pack_panel(lanes: Lanes<'_>, role: Role, out: *mut u8) {
 }
 
 /// Packs up to 16 lanes by 32 into three tiles, [`TILE_BYTES`] times two apart.
+///
+/// What is read along the inner dim has a lane per row, the form of the left factor; what is read
+/// across the lanes has a pair of inner indices per row, the form of the right one. The other way
+/// round the rows are transposed on their way out.
 #[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn pack_tiles(lanes: Lanes<'_>, role: Role, out: *mut u8) {
-    let mut parts = [[_mm512_setzero_si512(); 16]; 3];
     let along = lanes.inner_step == 1;
-    if along {
-        // A row of `parts` is a lane: its 16 pairs of inner indices.
-        let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-        let odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-        let mask = u32::MAX >> (STEP - lanes.length);
-        for lane in 0..lanes.n {
-            // SAFETY: masked to the lane's elements.
-            let (low, high) = unsafe {
-                let at = lanes.start.add(lane * lanes.lane_step);
-                (
-                    _mm512_maskz_loadu_ps(mask as u16, at),
-                    _mm512_maskz_loadu_ps((mask >> 16) as u16, at.wrapping_add(16)),
-                )
-            };
-            let pairs = split(
-                _mm512_permutex2var_ps(low, even, high),
-                _mm512_permutex2var_ps(low, odd, high),
-            );
-            for (part, pairs) in parts.iter_mut().zip(pairs) {
-                part[lane] = pairs;
+    if along == (role == Role::Left) {
+        for row in 0..HALF {
+            // SAFETY: the caller's promises.
+            let parts = unsafe { if along { lane(lanes, row) } else { pair(lanes, row) } };
+            for (i, part) in parts.into_iter().enumerate() {
+                // SAFETY: the caller's room; tiles are 64-byte aligned.
+                unsafe { _mm512_store_si512(out.add(i * 2 * TILE_BYTES + row * 64).cast(), part) };
             }
         }
-    } else {
-        // A row of `parts` is a pair of inner indices, of all lanes.
-        let mask = ((1u32 << lanes.n) - 1) as u16;
-        for pair in 0..lanes.length.div_ceil(2) {
-            let row = |i: usize| {
-                if i >= lanes.length {
-                    return _mm512_setzero_ps();
-                }
-                // SAFETY: masked to the lanes; the index lies inside them.
-                unsafe { _mm512_maskz_loadu_ps(mask, lanes.start.add(i * lanes.inner_step)) }
-            };
-            let pairs = split(row(2 * pair), row(2 * pair + 1));
-            for (part, pairs) in parts.iter_mut().zip(pairs) {
-                part[pair] = pairs;
-            }
-        }
+        return;
+    }
+    let mut parts = [[_mm512_setzero_si512(); HALF]; 3];
+    for row in 0..HALF {
+        // SAFETY: the caller's promises.
+        let [a, b, c] = unsafe { if along { lane(lanes, row) } else { pair(lanes, row) } };
+        (parts[0][row], parts[1][row], parts[2][row]) = (a, b, c);
     }
     for (i, part) in parts.iter_mut().enumerate() {
-        if along != (role == Role::Left) {
-            transpose(part);
-        }
+        transpose(part);
         for (row, pairs) in part.iter().enumerate() {
-            // SAFETY: the caller's room; tiles are 64-byte aligned.
+            // SAFETY: as above.
             unsafe { _mm512_store_si512(out.add(i * 2 * TILE_BYTES + row * 64).cast(), *pairs) };
         }
     }
 }
 
+/// The 16 pairs of inner indices of one lane, zeros past the end and for a lane that is not there.
+///
+/// # Safety
+/// As [`pack_panel`], and the lanes are contiguous along the inner dim.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn lane(lanes: Lanes<'_>, lane: usize) -> [__m512i; 3] {
+    if lane >= lanes.n {
+        return [_mm512_setzero_si512(); 3];
+    }
+    let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    let odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    let mask = u32::MAX >> (STEP - lanes.length);
+    // SAFETY: masked to the lane's elements.
+    let (low, high) = unsafe {
+        let at = lanes.start.add(lane * lanes.lane_step);
+        (
+            _mm512_maskz_loadu_ps(mask as u16, at),
+            _mm512_maskz_loadu_ps((mask >> 16) as u16, at.wrapping_add(16)),
+        )
+    };
+    split(_mm512_permutex2var_ps(low, even, high), _mm512_permutex2var_ps(low, odd, high))
+}
+
+/// One pair of inner indices of 16 lanes, zeros past the end and for lanes that are not there.
+///
+/// # Safety
+/// As [`pack_panel`], and neighbouring lanes lie side by side.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn pair(lanes: Lanes<'_>, pair: usize) -> [__m512i; 3] {
+    let mask = ((1u32 << lanes.n) - 1) as u16;
+    let row = |i: usize| {
+        if i >= lanes.length {
+            return _mm512_setzero_ps();
+        }
+        // SAFETY: masked to the lanes; the index lies inside them.
+        unsafe { _mm512_maskz_loadu_ps(mask, lanes.start.add(i * lanes.inner_step)) }
+    };
+    split(row(2 * pair), row(2 * pair + 1))
+}
+
 /// Splits 16 pairs of f32 into three vectors of 16 pairs of bf16, the even one in the lower half.
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn split(mut even: __m512, mut odd: __m512) -> [__m512i; 3] {
     let mut parts = [_mm512_setzero_si512(); 3];
@@ -224,6 +246,7 @@ fn split(mut even: __m512, mut odd: __m512) -> [__m512i; 3] {
 }
 
 /// The nearest bf16, ties to even, as f32.
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn round(x: __m512) -> __m512 {
     let bits = _mm512_castps_si512(x);
@@ -233,6 +256,7 @@ fn round(x: __m512) -> __m512 {
 }
 
 /// Transposes a 16 by 16 matrix of 32-bit elements: pairs, then fours, then 128-bit blocks.
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn transpose(r: &mut [__m512i; 16]) {
     let mut t = *r;
