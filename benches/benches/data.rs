@@ -41,7 +41,7 @@ fn loader(c: &mut Criterion) {
     };
     let config = BuildConfig { sources: vec![source], val_fraction: 0.0, ..BuildConfig::default() };
     let shards = dir.path().join("shards");
-    build(&config, &ByteTokenizer::default(), &shards, &mut |_| {}).expect("good text");
+    build(&config, &ByteTokenizer, &shards, &mut |_| {}).expect("good text");
     let set = Arc::new(ShardSet::open(&shards).expect("whole shards"));
     let mut group = c.benchmark_group("loader");
     for rows in [8, 64] {

@@ -46,7 +46,7 @@ pub(crate) struct Args {
     settings: Vec<String>,
 }
 
-pub(crate) fn run(args: Args) -> Result<ExitCode> {
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if args.ranks != 1 || args.transport != "threads" {
         bail!(
             "--ranks {} --transport {}: this version trains on one rank\nhelp: leave --ranks and --transport out; a larger batch is reached with global_batch=N",
@@ -70,10 +70,10 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
             None => newest_run()?,
         });
         output::note(&format!("run folder: {}", dir.path().display()));
-        resume(&dir, &args.device, |saved| changed(&args, saved), &stop, &mut console)
+        resume(&dir, &args.device, |saved| changed(args, saved), &stop, &mut console)
             .map(|o| (dir, o))
     } else {
-        let (config, name) = configuration(&args)?;
+        let (config, name) = configuration(args)?;
         let dir = RunDir::new(args.out.clone().unwrap_or_else(|| fresh_dir(&name)));
         output::note(&format!("run folder: {}", dir.path().display()));
         train(config, &args.device, &dir, &stop, &mut console).map(|o| (dir, o))

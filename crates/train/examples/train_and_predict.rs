@@ -3,6 +3,7 @@
 //! The task is made up on the spot: lines such as `max 3 8 5 > 8`. The model reads them as plain
 //! text and learns to write the largest digit. Run it with
 //! `cargo run --release -p caravan-train --example train_and_predict`.
+#![allow(clippy::print_stdout)] // an example shows what it does
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -42,7 +43,7 @@ fn main() -> Result<()> {
     std::fs::write(&path, train)?;
 
     // 2. Tokens: each line is a document; shards on disk, memory-mapped.
-    let tokenizer = ByteTokenizer::default();
+    let tokenizer = ByteTokenizer;
     let source = SourceSpec {
         paths: vec![path.display().to_string()],
         weight: 1.0,

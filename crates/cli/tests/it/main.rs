@@ -1,4 +1,5 @@
 //! The program as its users meet it: real processes, real files.
+#![allow(clippy::unwrap_used, clippy::print_stderr)] // what tests may do
 
 mod bad_input; // every mistake gives one clear error and no panic
 mod commands; // the commands on a tiny run

@@ -173,13 +173,12 @@ unsafe fn pack_tiles(lanes: Lanes<'_>, role: Role, out: *mut u8) {
         }
         return;
     }
-    let mut parts = [[_mm512_setzero_si512(); HALF]; 3];
-    for row in 0..HALF {
+    let [mut first, mut second, mut third] = [[_mm512_setzero_si512(); HALF]; 3];
+    for (row, ((a, b), c)) in first.iter_mut().zip(&mut second).zip(&mut third).enumerate() {
         // SAFETY: the caller's promises.
-        let [a, b, c] = unsafe { if along { lane(lanes, row) } else { pair(lanes, row) } };
-        (parts[0][row], parts[1][row], parts[2][row]) = (a, b, c);
+        [*a, *b, *c] = unsafe { if along { lane(lanes, row) } else { pair(lanes, row) } };
     }
-    for (i, part) in parts.iter_mut().enumerate() {
+    for (i, part) in [&mut first, &mut second, &mut third].into_iter().enumerate() {
         transpose(part);
         for (row, pairs) in part.iter().enumerate() {
             // SAFETY: as above.
