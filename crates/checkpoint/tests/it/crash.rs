@@ -88,8 +88,8 @@ fn killed_at_random_moments_nothing_is_lost() {
     }
 }
 
+/// Not a test by itself: what a child process runs; without orders it does nothing.
 #[test]
-#[ignore = "the child of killed_at_random_moments_nothing_is_lost"]
 fn saving_child() {
     let Some(run) = crate::environment::child_dir() else { return };
     let _lock = RunLock::acquire(&run).unwrap();

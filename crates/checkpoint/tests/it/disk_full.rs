@@ -59,8 +59,8 @@ fn not_run(why: &str) {
     crate::environment::not_run(test, &why.replace('\n', "; "));
 }
 
+/// Not a test by itself: what a child process runs; without orders it does nothing.
 #[test]
-#[ignore = "the child of the tests above"]
 fn saving_without_room() {
     let Some(root) = child_dir() else { return };
     save_step(&root, 1, SMALL).unwrap();

@@ -12,12 +12,12 @@ pub(crate) fn child_dir() -> Option<PathBuf> {
     std::env::var_os(ORDERS).map(PathBuf::from)
 }
 
-/// The arguments that run only the ignored test `name` of this binary.
-pub(crate) fn child_args(name: &str) -> [String; 5] {
-    [name, "--exact", "--ignored", "--nocapture", "--test-threads=1"].map(str::to_owned)
+/// The arguments that run only the test `name` of this binary.
+pub(crate) fn child_args(name: &str) -> [String; 4] {
+    [name, "--exact", "--nocapture", "--test-threads=1"].map(str::to_owned)
 }
 
-/// A command that runs the ignored test `name` of this binary as a child in `dir`.
+/// A command that runs the test `name` of this binary as a child in `dir`.
 pub(crate) fn child(name: &str, dir: &std::path::Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(child_args(name));

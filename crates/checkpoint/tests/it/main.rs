@@ -11,6 +11,5 @@ mod damage; // bit flips, truncation, hostile manifests: an error each, never wr
 mod disk_full; // a file system without room, a limit on file sizes
 mod environment; // how child processes of these tests find their orders
 mod make; // the checkpoints the tests work on
-mod measure; // save and load MB/s, run by name only
 mod roots; // LATEST, listing, pruning, leftovers of kills
 mod round_trip; // what is saved comes back, bit for bit; other tools read it

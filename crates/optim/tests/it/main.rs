@@ -6,6 +6,5 @@
     reason = "all of this is tests"
 )]
 
-mod cost; // measured milliseconds per step, run by name only
 mod golden; // AdamW, clipping and the cosine schedule against torch in float64
 mod witness; // finds the Python interpreter for tests that need one
