@@ -1,9 +1,13 @@
 //! Tests of the crate from outside.
+// Helpers of tests fail by panicking.
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)]
 
 /// Every message that bad input gives.
 mod bad_input;
 /// Shards: determinism, order, atomicity, reuse.
 mod building;
+/// Builds that are killed, or run out of space.
+mod crashing;
 /// Damaged and hostile files: any byte, any header field.
 mod hostile;
 /// Sequences: every token once, documents apart, random access, mixing.
