@@ -54,7 +54,7 @@ pub(crate) fn write(
     let corpus_bits_per_byte = corpus_entropy(&plan.config.data.text);
     let mut samples = Vec::new();
     for k in 0..3 {
-        samples.extend(validation::samples(model, plan, data, position.step + 1000 * k)?);
+        samples.extend(validation::samples(model, plan, data, position.step + 37 * k)?);
     }
     let mut report = Report {
         validation,
