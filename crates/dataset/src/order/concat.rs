@@ -43,7 +43,7 @@ impl Concat {
     /// The pieces of row `row`.
     pub(crate) fn pieces(&self, row: u64, seq_len: usize) -> impl Iterator<Item = Piece> {
         let first = row * seq_len as u64;
-        let end = first + seq_len as u64;
+        let end = first + seq_len as u64 + 1;
         let documents = self.documents[self.rows[row as usize]..].windows(2);
         let documents = documents.take_while(move |pair| pair[0].0 < end);
         documents.map(move |pair| {
