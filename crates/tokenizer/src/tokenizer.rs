@@ -166,7 +166,7 @@ pub(crate) trait Engine: Debug + Send + Sync {
 }
 
 #[cfg_attr(
-    not(all(feature = "sentencepiece", feature = "huggingface")),
+    not(feature = "huggingface"),
     expect(unused_variables, reason = "a reader that is not compiled in reads nothing")
 )]
 fn engine(kind: Kind, bytes: &[u8], path: &Path, folder: Option<&Path>) -> Result<Box<dyn Engine>> {
@@ -230,4 +230,17 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
 fn io(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> TokenizerError {
     let path = path.to_owned();
     move |source| TokenizerError::Io { doing, path, source }
+}
+
+#[cfg(all(test, not(feature = "sentencepiece")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_that_is_not_compiled_in_is_named_with_its_feature() {
+        let model = b"\n\x0e\n\x05<unk>\x15\0\0\0\0\x18\x02";
+        let message = Tokenizer::from_bytes(*model, Path::new("x.model")).unwrap_err().to_string();
+        assert!(message.starts_with("`x.model` is a SentencePiece model, which this build"));
+        assert!(message.ends_with("with the feature `sentencepiece`"));
+    }
 }

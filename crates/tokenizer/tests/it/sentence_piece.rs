@@ -135,3 +135,27 @@ fn compare(python: &Python, path: &std::path::Path, test: &str) {
         assert_eq!(streamed(&t, ids), theirs, "{ids:?}");
     }
 }
+
+/// Flipped bits in a model with a table of characters, which the library walks without checks.
+#[test]
+fn shared_no_flipped_bit_crashes() {
+    let file = "data/tokenizers/sp_test_model.model";
+    let Some(path) = shared("shared_no_flipped_bit_crashes", file) else { return };
+    let bytes = std::fs::read(path).unwrap();
+    let text = "Ｆｕｌｌ ｗｉｄｔｈ ﬁ ㍿ e\u{301} ①  a\u{AD}b\n猫ﾊﾟ";
+    let mut random = Random(9);
+    let mut n_loaded = 0;
+    for _ in 0..300 {
+        let mut damaged = bytes.clone();
+        let at = usize::try_from(random.below(bytes.len() as u64)).unwrap();
+        damaged[at] ^= 1 << random.below(8);
+        if let Ok(t) = Tokenizer::from_bytes(damaged, std::path::Path::new("x.model")) {
+            n_loaded += 1;
+            if let Ok(ids) = t.encode(text) {
+                let _ = t.decode(&ids);
+            }
+        }
+    }
+    // Most bits of a model are scores and unreached parts of the table.
+    assert!(n_loaded > 30, "{n_loaded}");
+}

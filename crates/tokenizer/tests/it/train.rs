@@ -77,6 +77,30 @@ fn a_training_is_the_same_every_time() {
         let again = with_threads(n, || train(&vocab(600), &documents).unwrap());
         assert_eq!(again.bytes(), first.bytes(), "{n} threads");
     }
+    // Long runs make the same piece in several ways, down to the last merge there is.
+    let mut random = Random(1);
+    let runs: String = (0..3000)
+        .map(|_| {
+            let c = ["a", "b", "-", "- "][usize::try_from(random.below(4)).unwrap()];
+            c.repeat(usize::try_from(random.below(60)).unwrap())
+        })
+        .collect();
+    let TokenizerError::VocabTooLarge { maximum, .. } =
+        train(&vocab(60_000), &[&runs]).unwrap_err()
+    else {
+        panic!("expected another error")
+    };
+    let first = train(&vocab(maximum), &[&runs]).unwrap();
+    for _ in 0..3 {
+        assert_eq!(train(&vocab(maximum), &[&runs]).unwrap(), first);
+    }
+}
+
+#[test]
+fn the_order_of_documents_does_not_matter() {
+    let documents: Vec<String> = (0..40).map(|i| babble(i, 300)).collect();
+    let documents: Vec<&str> = documents.iter().map(String::as_str).collect();
+    let first = train(&vocab(600), &documents).unwrap();
     let reversed: Vec<&str> = documents.iter().rev().copied().collect();
     assert_eq!(train(&vocab(600), &reversed).unwrap().bytes(), first.bytes());
 }
