@@ -1,5 +1,6 @@
 //! The `caravan` program: typed arguments, nothing else. What the commands do lives in the crates.
 
+mod allocator;
 mod bench;
 mod data;
 mod evaluate;
@@ -13,10 +14,6 @@ mod train;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-
-/// Large short-lived buffers come and go with every step; mimalloc keeps their pages.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Trains LLaMA models from raw text to a model that talks.
 #[derive(Debug, Parser)]
@@ -45,6 +42,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    allocator::keep_pages();
     let result = match Args::parse().command {
         Command::Train(args) => train::run(&args),
         Command::Generate(args) => generate::run(&args),

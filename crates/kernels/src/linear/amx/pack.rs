@@ -18,6 +18,10 @@ pub(super) const BYTES_PER_ELEMENT: usize = 6;
 const TILE_BYTES: usize = 1024;
 /// Lanes of a tile.
 const HALF: usize = 16;
+/// How far ahead of its use a lane is fetched, in elements: two steps.
+const AHEAD_ALONG: usize = 2 * STEP;
+/// How far ahead of its use a row across the lanes is fetched, in rows: one step.
+const AHEAD_ACROSS: usize = STEP;
 /// A step of a panel: two tiles for each of three parts.
 const STEP_BYTES: usize = 6 * TILE_BYTES;
 
@@ -200,6 +204,13 @@ unsafe fn lane(lanes: Lanes<'_>, lane: usize) -> [__m512i; 3] {
     let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     let odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
     let mask = u32::MAX >> (STEP - lanes.length);
+    // Rows lie too far apart for the hardware to guess the next ones; a prefetch may miss the data.
+    _mm_prefetch::<_MM_HINT_T0>(
+        lanes.start.wrapping_add(lane * lanes.lane_step + AHEAD_ALONG).cast(),
+    );
+    _mm_prefetch::<_MM_HINT_T0>(
+        lanes.start.wrapping_add(lane * lanes.lane_step + AHEAD_ALONG + 16).cast(),
+    );
     // SAFETY: masked to the lane's elements.
     let (low, high) = unsafe {
         let at = lanes.start.add(lane * lanes.lane_step);
@@ -223,6 +234,9 @@ unsafe fn pair(lanes: Lanes<'_>, pair: usize) -> [__m512i; 3] {
         if i >= lanes.length {
             return _mm512_setzero_ps();
         }
+        _mm_prefetch::<_MM_HINT_T0>(
+            lanes.start.wrapping_add((i + AHEAD_ACROSS) * lanes.inner_step).cast(),
+        );
         // SAFETY: masked to the lanes; the index lies inside them.
         unsafe { _mm512_maskz_loadu_ps(mask, lanes.start.add(i * lanes.inner_step)) }
     };
