@@ -2,7 +2,7 @@
 //!
 //! `4 bytes x (weights + 2 moments + gradients x (1 + pending blocks of the exact sum))`, the
 //! activations that one micro-batch keeps until its backward pass, and a base for the program and
-//! its threads. Checked against the measured peak in `crates/train/tests`.
+//! its threads. Checked against the measured peak in `crates/cli/tests/it/memory.rs`.
 
 use caravan_model::LlamaConfig;
 

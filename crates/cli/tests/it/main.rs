@@ -4,4 +4,5 @@
 mod bad_input; // every mistake gives one clear error and no panic
 mod commands; // the commands on a tiny run
 mod kill; // SIGKILL at random moments, resumed to the same bits
+mod memory; // the predicted memory is what a run takes
 mod support; // a text, a configuration, a way to call the program

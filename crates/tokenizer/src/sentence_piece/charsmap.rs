@@ -44,3 +44,42 @@ pub(super) fn check(blob: &[u8]) -> Result<(), String> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A table of one block of units and some texts.
+    fn table(units: &[(usize, u32)], texts: &[u8]) -> Vec<u8> {
+        let mut trie = vec![0; 1024];
+        for (i, unit) in units {
+            trie[UNIT * i..][..UNIT].copy_from_slice(&unit.to_le_bytes());
+        }
+        [&1024_u32.to_le_bytes(), trie.as_slice(), texts].concat()
+    }
+
+    #[test]
+    fn what_stays_inside_is_taken() {
+        check(&[]).unwrap();
+        check(&table(&[], b"\0")).unwrap();
+        // A node whose children are in its own block, and a leaf that points to the second text.
+        check(&table(&[(0, 7 << 10), (9, 1 << 31 | 3)], "é\0a\0".as_bytes())).unwrap();
+    }
+
+    #[test]
+    fn what_leads_outside_is_refused() {
+        let fault = |blob: &[u8]| check(blob).unwrap_err();
+        assert_eq!(fault(&[1, 2]), "shorter than its size field");
+        assert!(fault(&table(&[], b"")).starts_with("trie of 1024 bytes in 1024"));
+        assert!(fault(&table(&[], b"a")).contains("do not end with NUL"));
+        assert!(fault(&table(&[], b"\xFF\0")).starts_with("replacement texts: invalid utf-8"));
+        // 256 units on; the second form of an offset, in steps of 256.
+        assert!(fault(&table(&[(3, 256 << 10)], b"\0")).starts_with("unit 3 points to unit 259"));
+        assert!(
+            fault(&table(&[(0, 1 << 10 | 1 << 9)], b"\0")).starts_with("unit 0 points to unit 256")
+        );
+        // Behind the texts, and into the middle of a character.
+        assert!(fault(&table(&[(0, 1 << 31 | 9)], b"\0")).contains("byte 9 of the replacement"));
+        assert!(fault(&table(&[(0, 1 << 31 | 1)], "é\0".as_bytes())).contains("byte 1"));
+    }
+}

@@ -94,9 +94,10 @@ fn shared_llama3_text_comes_back() {
     let all: Vec<&str> =
         texts.iter().map(|(_, text)| &text[..text.floor_char_boundary(400_000)]).collect();
     let one = with_threads(1, || t.encode_batch(&all).unwrap());
-    assert_eq!(one, with_threads(4, || t.encode_batch(&all).unwrap()));
+    let four = with_threads(4, || t.encode_batch(&all).unwrap());
+    assert!(one == four, "ids depend on the threads");
     for (text, ids) in all.iter().zip(&one) {
-        assert_eq!(t.decode(ids).unwrap(), *text);
+        assert!(t.decode(ids).unwrap() == *text, "text does not come back");
     }
 }
 
@@ -132,7 +133,7 @@ fn python_llama3_ids_are_equal() {
     let ours = with_threads(1, || t.encode_batch(&with_special[..all.len()]).unwrap());
     report(test, &all, start.elapsed().as_secs_f64(), secs);
     for ((text, ours), theirs) in all.iter().zip(ours).zip(&theirs) {
-        assert_eq!(&ours, theirs, "{:?}", text.chars().take(200).collect::<String>());
+        assert!(&ours == theirs, "{:?}", text.chars().take(200).collect::<String>());
     }
     for (text, theirs) in special.iter().zip(&theirs[all.len()..]) {
         assert_eq!(&t.encode_with_special(text).unwrap(), theirs, "{text}");

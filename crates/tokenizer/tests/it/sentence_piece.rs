@@ -51,9 +51,9 @@ fn shared_llama2_is_the_same_for_every_number_of_threads() {
     let all: Vec<&str> = texts.iter().map(|(_, text)| text.as_str()).collect();
     let one = with_threads(1, || t.encode_batch(&all).unwrap());
     let four = with_threads(4, || t.encode_batch(&all).unwrap());
-    assert_eq!(one, four);
+    assert!(one == four, "ids depend on the threads");
     for (text, ids) in all.iter().zip(&one) {
-        assert_eq!(&t.encode(text).unwrap(), ids);
+        assert!(&t.encode(text).unwrap() == ids, "a batch differs from a text");
     }
     let lines: Vec<&str> = all.iter().flat_map(|text| text.lines()).collect();
     let batch = t.encode_batch(&lines).unwrap();
@@ -128,7 +128,7 @@ fn compare(python: &Python, path: &std::path::Path, test: &str) {
     let ours = with_threads(1, || t.encode_batch(&refs).unwrap());
     report(test, &all, start.elapsed().as_secs_f64(), secs);
     for ((text, ours), theirs) in all.iter().zip(ours).zip(theirs) {
-        assert_eq!(ours, theirs, "{:?}", text.chars().take(200).collect::<String>());
+        assert!(ours == theirs, "{:?}", text.chars().take(200).collect::<String>());
     }
     for (ids, theirs) in ids.iter().zip(decoded) {
         assert_eq!(t.decode(ids).unwrap(), theirs, "{ids:?}");

@@ -228,7 +228,7 @@ fn python_training_is_as_good_as_sentencepieces() {
                 mb / theirs.encode_secs,
             );
             assert!(ratios.iter().all(|ratio| *ratio >= 0.98), "{name} {vocab_size}: {ratios:?}");
-            assert_eq!(whole, theirs.ours_whole);
+            assert!(whole == theirs.ours_whole, "{name} {vocab_size}: Python has other ids");
             for (text, theirs) in some.iter().zip(theirs.ours_texts) {
                 assert_eq!(t.encode(text).unwrap(), theirs, "{text:?}");
             }

@@ -47,7 +47,8 @@ fn draw(
         .build_cartesian_2d(0.0..last, (low - pad)..(high + pad))?;
     chart
         .configure_mesh()
-        .light_line_style(RGBColor(240, 240, 240))
+        .light_line_style(RGBColor(245, 245, 245))
+        .bold_line_style(RGBColor(220, 220, 220))
         .x_desc("training tokens")
         .y_desc("loss, nats per token")
         .x_label_formatter(&|x| short(*x))
@@ -77,9 +78,9 @@ fn draw(
     Ok(())
 }
 
-/// Exponential running mean over about a fiftieth of the curve.
+/// Exponential running mean over about a two-hundredth of the curve.
 fn smooth(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
-    let keep = 1.0 - 1.0 / (points.len() as f64 / 50.0).max(1.0);
+    let keep = 1.0 - 1.0 / (points.len() as f64 / 200.0).max(1.0);
     let mut mean = points[0].1;
     points
         .iter()
