@@ -4,6 +4,8 @@
 mod attention;
 /// Cross-entropy and token losses: ignored rows, large logits, bad targets.
 mod cross_entropy;
+/// Linear layers: value and gradients, small and on matrix tiles.
+mod linear;
 /// Plain float64 loops that the kernels are held against, and their own check by differences.
 mod plain;
 /// RMSNorm, the rotary embedding and SwiGLU.
