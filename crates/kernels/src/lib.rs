@@ -31,6 +31,11 @@
 //! # }
 //! ```
 
+#![cfg_attr(
+    feature = "tch",
+    allow(deprecated, reason = "burn-tch stays as a backend to compare with")
+)]
+
 mod attention;
 mod backends;
 mod cross_entropy;
