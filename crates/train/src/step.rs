@@ -56,9 +56,21 @@ pub fn to_device(batch: &TokenBatch, document_mask: bool, device: &Device) -> Mi
 /// Runs one update over `micro_batches`, in the order of their global index. The model is on an
 /// autodiff device and is given back changed, or unchanged with the error.
 ///
+/// All of it runs on a thread of the rayon pool: a step is hundreds of short parallel loops, and a
+/// thread outside the pool would go to sleep and be woken for each of them.
+///
 /// # Errors
 /// The loss or a gradient is not finite; model and optimizer are then as before.
 pub fn step(
+    model: Llama,
+    optimizer: &mut AdamW,
+    micro_batches: impl Iterator<Item = MicroBatch> + Send,
+    settings: StepSettings<'_>,
+) -> Result<(Llama, StepOutcome), (Box<Llama>, NotFinite)> {
+    rayon::scope(|_| step_in_pool(model, optimizer, micro_batches, settings))
+}
+
+fn step_in_pool(
     model: Llama,
     optimizer: &mut AdamW,
     micro_batches: impl Iterator<Item = MicroBatch>,
