@@ -97,8 +97,8 @@ fn parent(path: &Path) -> PathBuf {
     }
 }
 
-/// Removes folders of ours whose process is gone. One without a lock file is left alone: its
-/// process may be about to make it, or about to rename the folder.
+/// Removes folders of ours whose process is gone. One without a lock file was caught between two
+/// steps, just made or about to be renamed: then the process number in its name decides.
 fn remove_stale(parent: &Path) -> Result<(), DatasetError> {
     for entry in fs::read_dir(parent).map_err(DatasetError::io("read", parent))? {
         let entry = entry.map_err(DatasetError::io("read", parent))?;
@@ -107,7 +107,13 @@ fn remove_stale(parent: &Path) -> Result<(), DatasetError> {
         if !name.starts_with('.') || !name.contains(MARK) || !entry.path().is_dir() {
             continue;
         }
-        let Ok(lock) = File::open(entry.path().join(LOCK)) else { continue };
+        let Ok(lock) = File::open(entry.path().join(LOCK)) else {
+            if is_of_a_dead_process(&name) {
+                fs::remove_dir_all(entry.path())
+                    .map_err(DatasetError::io("remove", entry.path()))?;
+            }
+            continue;
+        };
         match lock.try_lock() {
             Ok(()) => fs::remove_dir_all(entry.path())
                 .map_err(DatasetError::io("remove", entry.path()))?,
@@ -115,6 +121,18 @@ fn remove_stale(parent: &Path) -> Result<(), DatasetError> {
         }
     }
     Ok(())
+}
+
+/// Whether the system says that the process in the folder's name is gone; a system that cannot say
+/// keeps the folder.
+fn is_of_a_dead_process(name: &str) -> bool {
+    let Some((_, ending)) = name.rsplit_once(MARK) else { return false };
+    let Some((Ok(pid), Ok(_))) =
+        ending.split_once('-').map(|(pid, n)| (pid.parse::<u32>(), n.parse::<u64>()))
+    else {
+        return false;
+    };
+    Path::new("/proc/self").exists() && !Path::new("/proc").join(pid.to_string()).exists()
 }
 
 /// Makes the entries of a folder durable.
@@ -170,6 +188,11 @@ mod tests {
         let live = Staging::create(&dir.path().join("other")).unwrap();
         let next = Staging::create(&dir.path().join("set")).unwrap();
         assert!(!stale.exists());
+        // No process has the largest number; `/proc` is there on Linux alone.
+        let unlocked = dir.path().join(format!(".set{MARK}{}-0", u32::MAX));
+        fs::create_dir(&unlocked).unwrap();
+        drop(Staging::create(&dir.path().join("third")).unwrap());
+        assert_eq!(unlocked.exists(), !Path::new("/proc/self").exists());
         assert!(foreign.join("notes.txt").exists());
         assert!(live.folder().exists() && next.folder().exists());
     }

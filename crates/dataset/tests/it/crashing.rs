@@ -54,7 +54,12 @@ fn killed_builds_leave_nothing_under_the_name() {
     let dir = Dir::new();
     text(&dir);
     let mut left_behind = false;
-    for millis in [5, 15, 30, 45, 60, 80, 100, 150] {
+    // At least eight moments, and as many more as it takes to meet a build on its way.
+    for attempt in 0..60 {
+        let millis = 5 + 9 * attempt;
+        if attempt >= 8 && left_behind {
+            break;
+        }
         let mut child = command(&dir).args(["-c", RUN]).spawn().unwrap();
         std::thread::sleep(Duration::from_millis(millis));
         child.kill().unwrap();
