@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use caravan_dataset::{BuildConfig, ShardSet, SourceSpec, TokenBatch};
-use caravan_tokenizer::{Encode, Tokenizer};
+use caravan_tokenizer::Tokenizer;
 use caravan_train::{
     Console, Event, Observer, Plan, RunConfig, RunDir, describe_shards, group, loader,
 };
@@ -168,13 +168,7 @@ fn inspect(dir: &Path, document: Option<usize>, tokenizer: Option<&Path>) -> Res
     output::line(&serde_json::to_string(&tokens)?)?;
     if let Some(path) = tokenizer {
         let tokenizer = Tokenizer::load(path)?;
-        if tokenizer.hash() != set.tokenizer_hash() {
-            bail!(
-                "`{}` is not the tokenizer of these shards\nhelp: use the one with hash {}",
-                path.display(),
-                set.tokenizer_hash()
-            );
-        }
+        set.check_tokenizer(&tokenizer)?;
         let pieces: Vec<String> =
             tokens.iter().map(|id| tokenizer.token(*id).unwrap_or_default()).collect();
         output::line(&serde_json::to_string(&pieces)?)?;

@@ -9,6 +9,7 @@ use caravan_eval::{
     EvalDocument, TaskOptions, TextOptions, evaluate_text, read_ids, run_task, score_ids, table,
     task,
 };
+use caravan_train::write_whole;
 use serde_json::json;
 
 use crate::output;
@@ -83,7 +84,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     if let Some(out) = &args.json {
         let text = serde_json::to_string_pretty(&results).context("results as JSON")?;
-        output::file(out, format!("{text}\n").as_bytes())?;
+        write_whole(out, format!("{text}\n").as_bytes())?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -57,23 +57,6 @@ pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     })
 }
 
-/// Writes a file whole or not at all.
-pub(crate) fn file(path: &std::path::Path, bytes: &[u8]) -> Result<()> {
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(format!(".{}.tmp", std::process::id()));
-    let aside = std::path::PathBuf::from(aside);
-    let written = std::fs::write(&aside, bytes).and_then(|()| std::fs::rename(&aside, path));
-    if written.is_err() {
-        let _ = std::fs::remove_file(&aside);
-    }
-    written.with_context(|| {
-        format!(
-            "writing `{}`\nhelp: check that the folder exists and the disk has room",
-            path.display()
-        )
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use anyhow::Context;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use caravan_dataset::{SourceSpec, read_documents};
 use caravan_tokenizer::{Encode, Tokenizer, TrainConfig, train_bpe};
-use caravan_train::{Console, Event, Observer, group};
+use caravan_train::{Console, Event, Observer, group, write_whole};
 use clap::Subcommand;
 
 use crate::output;
@@ -95,7 +95,7 @@ fn train(text: &[String], vocab_size: usize, out: &Path, text_field: &str) -> Re
         console.event(&Event::Progress { what: p.stage(), done: p.done(), total: p.total() });
     })?;
     console.close();
-    output::file(out, trained.bytes())?;
+    write_whole(out, trained.bytes())?;
     output::note(&format!("wrote `{}`: {vocab_size} tokens", out.display()));
     Ok(())
 }

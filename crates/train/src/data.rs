@@ -143,13 +143,7 @@ fn shards(
     let dir = cache.join("shards").join(format!("{}-{}", &content[..16], &tokenizer_hash[..16]));
     if dir.exists() {
         let set = ShardSet::open(&dir)?;
-        if set.tokenizer_hash() != tokenizer.hash() {
-            return Err(TrainError::RunDir {
-                path: dir,
-                problem: "these shards were made with another tokenizer".to_owned(),
-                help: "remove the folder; it is built again".to_owned(),
-            });
-        }
+        set.check_tokenizer(tokenizer)?;
         observer.event(&Event::Note(&format!("shards: found `{}`", dir.display())));
         return Ok(set);
     }
@@ -187,7 +181,7 @@ pub fn describe_shards(report: &BuildReport) -> String {
 ///
 /// # Errors
 /// The folder cannot be written to or the disk is full.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<PathBuf> {
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<PathBuf> {
     let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut aside =
         tempfile::NamedTempFile::new_in(dir).map_err(TrainError::io("writing", path))?;

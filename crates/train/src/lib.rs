@@ -28,7 +28,7 @@ pub use config::{
     DataSection, KEYS, Key, ModelSection, OptimSection, ParallelSection, RunConfig, RunSection,
 };
 pub use console::{Console, clock};
-pub use data::{Data, build_config, describe_shards, loader, prepare};
+pub use data::{Data, build_config, describe_shards, loader, prepare, write_whole};
 pub use error::{Result, TrainError};
 pub use memory::{Memory, parse_bytes, peak_rss_bytes, show_bytes};
 pub use metrics::{Metrics, Row, draw_loss, read_rows};

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use caravan_dataset::TokenBatch;
 use caravan_model::Llama;
-use caravan_optim::{AdamW, ParamGroups, clip_scale, sum_in_order, tensor_block_sums};
+use caravan_optim::{AdamW, OptimError, ParamGroups, clip_scale, sum_in_order, tensor_block_sums};
 use caravan_parallel::{Activations, ExactSum, Gradients, LossSum, MicroBatch, forward_backward};
 
 /// What an update is told; everything else is state.
@@ -129,13 +129,15 @@ fn first_not_finite(gradients: &Gradients) -> NotFinite {
     for gradient in gradients.iter() {
         let data = gradient.values.clone().into_data();
         let values = data.as_slice::<f32>().expect("gradients are f32");
-        if let Some((index, value)) = values.iter().enumerate().find(|(_, v)| !v.is_finite()) {
+        if let Err(OptimError::NotFinite { index, value, .. }) =
+            caravan_optim::first_not_finite(&gradient.path, values)
+        {
             return NotFinite {
                 what: format!(
                     "the gradient of `{}` {:?} at element {index}",
                     gradient.path, gradient.shape
                 ),
-                value: f64::from(*value),
+                value: f64::from(value),
             };
         }
     }

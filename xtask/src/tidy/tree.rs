@@ -117,7 +117,7 @@ fn traces(path: &str, text: &str, machine: &Machine) -> Vec<Finding> {
     findings
 }
 
-/// `folder` stands in `line` as the beginning of a path, not inside one (`src/work/`).
+/// `folder` stands in `line` as the beginning of a path, not inside one (`src/home/`).
 fn has_path(line: &str, folder: &str) -> bool {
     line.match_indices(folder).any(|(at, _)| {
         let before = line[..at].chars().next_back();
@@ -201,7 +201,7 @@ mod tests {
     fn a_path_of_one_machine_fails() {
         assert_eq!(found(&format!("see /{}/me/x", "home")), 1);
         assert_eq!(found(&format!("\"/{}/x\"", "work")), 1);
-        assert_eq!(found("src/work/x and target/home/y"), 0);
+        assert_eq!(found(&format!("src/{}/x and target/home/y", "work")), 0);
     }
 
     #[test]

@@ -23,6 +23,30 @@ fn ten_updates_follow_pytorch() {
     assert!(n_models >= 2, "{n_models} reference models");
 }
 
+#[test]
+fn what_is_not_finite_is_named_and_changes_nothing() {
+    let dir = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/reference/tied"));
+    let device = caravan_model::device::parse("flex").unwrap().autodiff();
+    let (model, _) = load_hf(dir, Kernels::Fused, &device).unwrap();
+    let model = model.map_flat(&mut |path, _, values| {
+        if path == "head.norm.weight" { values.mul_scalar(f32::NAN) } else { values }
+    });
+    let mut optimizer = AdamW::new(AdamWConfig::default(), Placement::Host).unwrap();
+    let groups = ParamGroups::default();
+    let settings = StepSettings {
+        lr: 1e-3,
+        weight_decay: 0.1,
+        groups: &groups,
+        grad_clip: 1.0,
+        activations: Activations::Keep,
+    };
+    let batch = std::iter::once(batch(dir, &device));
+    let (_, found) = step(model, &mut optimizer, batch, settings).unwrap_err();
+    assert_eq!(found.what, "the loss");
+    assert!(found.value.is_nan());
+    assert_eq!(optimizer.paths().count(), 0, "the optimizer was not touched");
+}
+
 fn follow(dir: &Path) {
     let json: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(dir.join("reference.json")).unwrap())
