@@ -8,6 +8,7 @@
 //! configuration, model and tokenizer to everyone who reads a run. One update is [`step`], which
 //! knows nothing of files; `examples/train_and_predict.rs` goes through all of it on one page.
 
+mod awake;
 mod check;
 mod config;
 mod console;

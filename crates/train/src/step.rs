@@ -7,6 +7,8 @@ use caravan_model::Llama;
 use caravan_optim::{AdamW, OptimError, ParamGroups, clip_scale, sum_in_order, tensor_block_sums};
 use caravan_parallel::{Activations, ExactSum, Gradients, LossSum, MicroBatch, forward_backward};
 
+use crate::awake::with_pool_awake;
+
 /// What an update is told; everything else is state.
 #[derive(Clone, Copy, Debug)]
 pub struct StepSettings<'a> {
@@ -67,7 +69,7 @@ pub fn step(
     micro_batches: impl Iterator<Item = MicroBatch> + Send,
     settings: StepSettings<'_>,
 ) -> Result<(Llama, StepOutcome), (Box<Llama>, NotFinite)> {
-    rayon::scope(|_| step_in_pool(model, optimizer, micro_batches, settings))
+    with_pool_awake(|| step_in_pool(model, optimizer, micro_batches, settings))
 }
 
 fn step_in_pool(

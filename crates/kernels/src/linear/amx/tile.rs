@@ -4,6 +4,7 @@ use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
 use std::sync::OnceLock;
 
+use super::PANEL;
 use super::pack::STEP;
 
 /// `arch_prctl` code that asks the kernel for a register state (Linux 5.16, `arch/x86/include/uapi/asm/prctl.h`).
@@ -26,6 +27,9 @@ pub(super) fn is_available() -> bool {
         unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
     })
 }
+
+/// How often a step of the product calls `own_row!`.
+const ROWS_PER_STEP: usize = 4;
 
 /// The operand of `ldtilecfg`: palette 1, eight tiles of 16 rows of 64 bytes.
 #[repr(C, align(64))]
@@ -52,7 +56,7 @@ pub(super) struct Tiles {
     _here: std::marker::PhantomData<*const ()>,
 }
 
-/// Fetches four lines of the left panel's next step: a product takes 16 cycles, in which the loads of the
+/// Fetches four lines of each panel's next step: a product takes 16 cycles, in which the loads of the
 /// next one can come in from the second-level cache.
 macro_rules! ahead {
     ($offset:literal) => {
@@ -68,8 +72,28 @@ macro_rules! ahead {
             " + 6272]\n",
             "prefetcht0 [{a} + ",
             $offset,
+            " + 6336]\n",
+            "prefetcht0 [{b} + ",
+            $offset,
+            " + 6144]\n",
+            "prefetcht0 [{b} + ",
+            $offset,
+            " + 6208]\n",
+            "prefetcht0 [{b} + ",
+            $offset,
+            " + 6272]\n",
+            "prefetcht0 [{b} + ",
+            $offset,
             " + 6336]"
         )
+    };
+}
+
+/// Fetches one row of the result for writing, and goes to the next: where the result is new memory,
+/// the stores at the end would wait for all of it.
+macro_rules! own_row {
+    () => {
+        "prefetchw [{row_at}]\nprefetchw [{row_at} + 64]\nadd {row_at}, {row_step}"
     };
 }
 
@@ -115,6 +139,7 @@ impl Tiles {
                 "tileloadd tmm2, [{c1} + {stride}*1]",
                 "tileloadd tmm3, [{c1} + {stride}*1 + 64]",
                 "2:",
+                own_row!(),
                 "tileloadd tmm6, [{b} + {row}*1]",
                 "tileloadd tmm7, [{b} + {row}*1 + 1024]",
                 "tileloadd tmm4, [{a} + {row}*1 + 4096]",
@@ -127,6 +152,7 @@ impl Tiles {
                 ahead!(512),
                 "tdpbf16ps tmm3, tmm5, tmm7",
                 ahead!(768),
+                own_row!(),
                 "tileloadd tmm4, [{a} + {row}*1 + 2048]",
                 "tileloadd tmm5, [{a} + {row}*1 + 3072]",
                 "tdpbf16ps tmm0, tmm4, tmm6",
@@ -137,6 +163,7 @@ impl Tiles {
                 ahead!(1536),
                 "tdpbf16ps tmm3, tmm5, tmm7",
                 ahead!(1792),
+                own_row!(),
                 "tileloadd tmm6, [{b} + {row}*1 + 2048]",
                 "tileloadd tmm7, [{b} + {row}*1 + 3072]",
                 "tdpbf16ps tmm0, tmm4, tmm6",
@@ -147,6 +174,7 @@ impl Tiles {
                 ahead!(2560),
                 "tdpbf16ps tmm3, tmm5, tmm7",
                 ahead!(2816),
+                own_row!(),
                 "tileloadd tmm4, [{a} + {row}*1]",
                 "tileloadd tmm5, [{a} + {row}*1 + 1024]",
                 "tdpbf16ps tmm0, tmm4, tmm6",
@@ -179,6 +207,9 @@ impl Tiles {
                 ahead!(5888),
                 "add {a}, 6144",
                 "add {b}, 6144",
+                // After 32 rows it stays where it is.
+                "dec {rows}",
+                "cmovz {row_step}, {rows}",
                 "dec {steps}",
                 "jnz 2b",
                 "tilestored [{c0} + {stride}*1], tmm0",
@@ -188,6 +219,9 @@ impl Tiles {
                 a = inout(reg) left => _,
                 b = inout(reg) right => _,
                 steps = inout(reg) kc.div_ceil(STEP) => _,
+                row_at = inout(reg) c => _,
+                row_step = inout(reg) stride * size_of::<f32>() => _,
+                rows = inout(reg) PANEL / ROWS_PER_STEP => _,
                 c0 = in(reg) c,
                 c1 = in(reg) c.add(16 * stride),
                 stride = in(reg) stride * size_of::<f32>(),
