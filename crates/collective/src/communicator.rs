@@ -89,7 +89,7 @@ impl Communicator {
     /// communicates beside this one. Collective over this group.
     pub fn duplicate(&self, axis: &str) -> Self {
         let call = Call::new(Operation::Duplicate);
-        let transport = self.guarded(call, Transport::duplicate);
+        let transport = self.guarded(call, |transport| transport.duplicate());
         self.derived(transport, axis)
     }
 

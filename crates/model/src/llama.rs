@@ -90,6 +90,25 @@ impl Llama {
         Ok(Self { embed, blocks, head, config: config.clone() })
     }
 
+    /// A model from its segments, as [`into_segments`](Self::into_segments) gives them.
+    ///
+    /// # Panics
+    /// If the number of blocks is not the configuration's.
+    pub fn from_segments(
+        config: LlamaConfig,
+        embed: Embed,
+        blocks: Vec<Block>,
+        head: Head,
+    ) -> Self {
+        assert_eq!(blocks.len(), config.n_layers, "a block for every layer");
+        Self { embed, blocks, head, config }
+    }
+
+    /// The segments, for an executor that holds only some of them.
+    pub fn into_segments(self) -> (Embed, Vec<Block>, Head) {
+        (self.embed, self.blocks, self.head)
+    }
+
     /// The configuration it was made from.
     pub fn config(&self) -> &LlamaConfig {
         &self.config

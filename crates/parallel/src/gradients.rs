@@ -167,6 +167,21 @@ impl Combine for Gradients {
     }
 }
 
+/// The gradients of one segment, in visit order.
+#[derive(Debug)]
+pub(crate) struct SegmentGradients(pub(crate) Vec<Gradient>);
+
+impl Combine for SegmentGradients {
+    fn combine(mut self, right: Self) -> Self {
+        assert_eq!(self.0.len(), right.0.len(), "gradients of two different segments");
+        for (left, right) in self.0.iter_mut().zip(right.0) {
+            assert_eq!(left.path, right.path, "gradients of two different segments");
+            replace(&mut left.values, |left| left.add(right.values));
+        }
+        self
+    }
+}
+
 /// `*slot = f(*slot)` without a second handle on the buffer, which would forbid work in place.
 fn replace(slot: &mut Tensor<1>, f: impl FnOnce(Tensor<1>) -> Tensor<1>) {
     let placeholder = Tensor::empty([0], &slot.device());

@@ -8,13 +8,33 @@
 //! over their global index, so that the sum has the same bits whoever computed which of them. [`Gradients`] carries the result
 //! by module path, in visit order. `examples/micro_batches.rs` shows the three at work.
 
+mod collect;
+mod engine;
+mod error;
 mod executor;
 mod gradients;
 mod loss;
+mod mesh;
+#[cfg(feature = "mutations")]
+pub mod mutation;
+#[cfg(not(feature = "mutations"))]
+mod mutation;
+mod pipeline;
+mod reduce;
+mod schedule;
 mod seed;
+mod segments;
+mod store;
 mod tree;
 
-pub use executor::{Activations, MicroBatch, forward_backward};
+// The model on a mesh.
+pub use collect::Values;
+pub use engine::{Engine, NotFinite, StepOutcome, StepSettings};
+pub use error::{ParallelError, Result};
+pub use mesh::{Layout, Mesh, Place, Reduction, Schedule};
+pub use segments::{Portion, SegmentLayout, SegmentParam};
+// One micro-batch, and sums of many.
+pub use executor::{Activations, MicroBatch, Segment, forward_backward};
 pub use gradients::{Gradient, Gradients};
 pub use loss::{ExactSum, LossSum};
 pub use tree::{BlockId, BlockTree, Combine};

@@ -7,6 +7,8 @@
 mod common;
 /// Keep, recompute, one graph, tied weights, sums over micro-batches.
 mod executor;
+/// Every layout of ranks equals one rank.
+mod layouts;
 /// Nothing is left behind after a step.
 mod memory;
 /// Gradients and optimizer steps of transformers.
