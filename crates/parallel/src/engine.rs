@@ -131,6 +131,11 @@ impl Engine {
         self.store.whole()
     }
 
+    /// The model back, where one rank holds all of it.
+    pub fn into_whole(self) -> Option<Llama> {
+        self.store.into_whole()
+    }
+
     /// Which micro-batches of a step of `n` this rank computes, by global index, in the order in which [`step`](Self::step)
     /// takes them.
     pub fn micro_batches(&self, n: usize) -> Vec<u64> {

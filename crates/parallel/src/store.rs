@@ -125,6 +125,15 @@ impl Store {
         Some(Llama::from_segments(self.config.clone(), embed.clone()?, blocks, head.clone()?))
     }
 
+    /// The same, without a second handle on its memory.
+    pub(crate) fn into_whole(self) -> Option<Llama> {
+        let Modules { embed, blocks, head } = self.modules;
+        if self.sharded.is_some() || blocks.len() < self.config.n_layers {
+            return None;
+        }
+        Some(Llama::from_segments(self.config, embed?, blocks.into_values().collect(), head?))
+    }
+
     /// Elements of a segment's flat index: of resident weights any range, of sharded ones the rank's own part.
     pub(crate) fn values(&self, segment: Segment, range: &Range<usize>) -> Vec<f32> {
         let layout = self.layout(segment);

@@ -39,5 +39,6 @@ pub use report::{Report, next_commands};
 pub use run::{Outcome, resume, train};
 pub use run_dir::{OpenRun, RunDir, open_run};
 pub use state::{Position, new_optimizer};
-pub use step::{NotFinite, StepOutcome, StepSettings, for_inference, step, to_device};
+pub use caravan_parallel::{NotFinite, StepOutcome, StepSettings};
+pub use step::{for_inference, step, step_of, to_device};
 pub use validation::{Sample, sample, samples, score, text_options};

@@ -269,6 +269,7 @@ fn model_config(config: &RunConfig) -> Result<LlamaConfig> {
     model.n_kv_heads = m.n_kv_heads.unwrap_or(model.n_kv_heads);
     model.head_dim = m.head_dim.unwrap_or(model.head_dim);
     model.rope_theta = m.rope_theta.unwrap_or(model.rope_theta);
+    model.init_std = m.init_std.unwrap_or(model.init_std);
     model.tie_embeddings = m.tie_embeddings.unwrap_or(model.tie_embeddings);
     model.max_seq_len = config.run.seq_len;
     model.vocab_size = config.data.vocab_size.unwrap_or(model.vocab_size);

@@ -278,7 +278,7 @@ impl Run<'_> {
         rate * (self.plan.config.run.steps - step) as f64
     }
 
-    fn not_finite(&self, position: Position, found: crate::step::NotFinite) -> TrainError {
+    fn not_finite(&self, position: Position, found: caravan_parallel::NotFinite) -> TrainError {
         let last = position.next_sequence + self.plan.config.run.global_batch as u64 - 1;
         let shards = self.data.shards.dir().display();
         TrainError::NotFinite {
