@@ -90,7 +90,7 @@ impl Block {
     ///
     /// # Shapes
     /// - x and the result: `[b, s, d_model]`
-    pub(crate) fn extend(&self, x: Tensor<3>, cache: &mut LayerCache, start: usize) -> Tensor<3> {
+    pub fn extend(&self, x: Tensor<3>, cache: &mut LayerCache, start: usize) -> Tensor<3> {
         let n = self.context.region.enter(self.normed_for_attention(&x));
         let (q, k, v) = self.query_key_value(n, start);
         let (k, v) = cache.append(k, v, start);

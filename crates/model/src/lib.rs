@@ -53,7 +53,7 @@ pub use llama::Llama;
 pub use region::{Local, Region};
 pub use rope::{RopeTables, frequencies};
 // Reading it.
-pub use cache::KvCache;
+pub use cache::{KvCache, LayerCache};
 pub use forward::{Forward, Positions};
 // Hugging Face directories.
 pub use weights::{

@@ -203,6 +203,37 @@ impl Engine {
         &self.store
     }
 
+    pub(crate) fn store_mut(&mut self) -> &mut Store {
+        &mut self.store
+    }
+
+    pub(crate) fn pieces(&self) -> &[Piece] {
+        &self.pieces
+    }
+
+    /// This rank's index on every axis.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// The range of a segment whose optimizer state this rank keeps.
+    pub(crate) fn state_range(&self, layout: &SegmentLayout) -> Range<usize> {
+        match (self.layout.zero_stage, self.layout.shard) {
+            (0, _) => 0..layout.len(),
+            (_, 1) => layout.part(self.place.replica(&self.layout), self.layout.replicas()),
+            (_, n) => layout.part(self.place.shard, n),
+        }
+    }
+
+    /// Shape of a parameter in the whole model, and the slice of it that is here.
+    pub(crate) fn global(
+        &self,
+        _path: &str,
+        shape: &[usize],
+    ) -> (Vec<usize>, Option<(usize, Range<usize>)>) {
+        (shape.to_vec(), None)
+    }
+
     fn assignment(&self, n: usize) -> Assignment {
         let each_time = self.layout.zero_stage >= 2;
         Assignment::new(n, self.layout.replicas(), each_time, self.layout.reduction)
@@ -432,10 +463,11 @@ impl Engine {
 
     /// From the range that this rank owns in the sum to the range whose update it does.
     fn spread(&self, layout: &SegmentLayout, held: Held) -> Held {
-        let (group, range) = match (self.layout.zero_stage, self.layout.shard) {
-            (0, _) => (&self.mesh.replicas, 0..layout.len()),
+        let range = self.state_range(layout);
+        let group = match (self.layout.zero_stage, self.layout.shard) {
+            (0, _) => &self.mesh.replicas,
             (_, 1) => return held,
-            (_, n) => (&self.mesh.data, layout.part(self.place.shard, n)),
+            _ => &self.mesh.data,
         };
         if group.size() == 1 {
             return held;

@@ -20,10 +20,12 @@ pub mod mutation;
 #[cfg(not(feature = "mutations"))]
 mod mutation;
 mod pipeline;
+mod reader;
 mod reduce;
 mod schedule;
 mod seed;
 mod segments;
+mod state;
 mod store;
 mod tree;
 
@@ -32,7 +34,9 @@ pub use collect::Values;
 pub use engine::{Engine, NotFinite, StepOutcome, StepSettings};
 pub use error::{ParallelError, Result};
 pub use mesh::{Layout, Mesh, Place, Reduction, Schedule};
+pub use reader::Reader;
 pub use segments::{Portion, SegmentLayout, SegmentParam};
+pub use state::StatePart;
 // One micro-batch, and sums of many.
 pub use executor::{Activations, MicroBatch, Segment, forward_backward};
 pub use gradients::{Gradient, Gradients};
