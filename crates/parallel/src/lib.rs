@@ -11,7 +11,9 @@
 mod executor;
 mod gradients;
 mod loss;
+pub mod mutation;
 mod seed;
+pub mod tensor;
 mod tree;
 
 pub use executor::{Activations, MicroBatch, forward_backward};
