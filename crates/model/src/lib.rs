@@ -38,6 +38,7 @@ mod philox;
 mod presets;
 mod region;
 mod rope;
+mod vocab;
 mod weights;
 
 // The configuration and the names of known ones.
@@ -52,6 +53,7 @@ pub use layers::{Linear, Norm};
 pub use llama::Llama;
 pub use region::{Local, Region};
 pub use rope::{RopeTables, frequencies};
+pub use vocab::{Vocab, Whole};
 // Reading it.
 pub use cache::{KvCache, LayerCache};
 pub use forward::{Forward, Positions};

@@ -2,6 +2,7 @@
 
 use burn::tensor::Tensor;
 
+use crate::mutation;
 use crate::tree::Combine;
 
 /// The gradient of one parameter.
@@ -72,7 +73,9 @@ impl Gradients {
 
     /// Adds the two uses of a tied weight. Without one it changes nothing.
     pub fn finish(mut self) -> Self {
-        if let Some(Tied { path, values }) = self.tied.take() {
+        if let Some(Tied { path, values }) = self.tied.take()
+            && !mutation::on("tied_use_dropped")
+        {
             for entry in self.entries.iter_mut().filter(|e| e.path == path) {
                 replace(&mut entry.values, |lookup| lookup.add(values.clone()));
             }

@@ -15,10 +15,7 @@ mod executor;
 mod gradients;
 mod loss;
 mod mesh;
-#[cfg(feature = "mutations")]
 pub mod mutation;
-#[cfg(not(feature = "mutations"))]
-mod mutation;
 mod pipeline;
 mod reader;
 mod reduce;
@@ -27,6 +24,7 @@ mod seed;
 mod segments;
 mod state;
 mod store;
+pub mod tensor;
 mod tree;
 
 // The model on a mesh.

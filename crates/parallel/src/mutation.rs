@@ -1,27 +1,29 @@
-//! Deliberate faults for the mutation suite, compiled in with the feature `mutations` alone.
+//! Faults that tests switch on to see that they would be noticed.
+//!
+//! The code asks [`on`] at the places where a distributed run could be silently wrong. Without the feature `mutations` the
+//! answer is a constant `false`, and nothing of it is compiled; with it, the answer is what a test [`set`].
 
 #[cfg(feature = "mutations")]
-mod compiled {
-    use std::sync::{PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock};
 
-    static ACTIVE: RwLock<Option<&'static str>> = RwLock::new(None);
+/// The fault that is on in this process.
+#[cfg(feature = "mutations")]
+static ACTIVE: RwLock<Option<&'static str>> = RwLock::new(None);
 
-    /// Switches one fault on, or all off.
-    pub fn set(name: Option<&'static str>) {
-        *ACTIVE.write().unwrap_or_else(PoisonError::into_inner) = name;
-    }
-
-    /// Whether the fault is switched on.
-    pub fn on(name: &str) -> bool {
-        *ACTIVE.read().unwrap_or_else(PoisonError::into_inner) == Some(name)
-    }
+/// Whether the fault of this name is on.
+#[cfg(feature = "mutations")]
+pub fn on(name: &str) -> bool {
+    *ACTIVE.read().unwrap_or_else(PoisonError::into_inner) == Some(name)
 }
 
-#[cfg(feature = "mutations")]
-pub use compiled::{on, set};
-
-/// No fault is compiled in.
+/// Whether the fault of this name is on: never, in a program.
 #[cfg(not(feature = "mutations"))]
-pub(crate) const fn on(_: &str) -> bool {
+pub const fn on(_name: &str) -> bool {
     false
+}
+
+/// Switches one fault on, or all off, for every thread of the process.
+#[cfg(feature = "mutations")]
+pub fn set(name: Option<&'static str>) {
+    *ACTIVE.write().unwrap_or_else(PoisonError::into_inner) = name;
 }

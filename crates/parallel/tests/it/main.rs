@@ -11,5 +11,9 @@ mod executor;
 mod layouts;
 /// Nothing is left behind after a step.
 mod memory;
+/// A model over ranks, held against the whole one.
+mod ranks;
 /// Gradients and optimizer steps of transformers.
 mod reference;
+/// Tensor and sequence parallelism: every cut equals one rank.
+mod tensor;
