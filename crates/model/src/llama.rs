@@ -9,7 +9,7 @@ use caravan_kernels::Kernels;
 use crate::block::BlockWeights;
 use crate::layers::{Linear, Norm};
 use crate::{
-    Block, Embed, Head, LlamaConfig, ModelError, ParamInfo, Region, RopeTables, init, params,
+    Attend, Block, Embed, Head, LlamaConfig, ModelError, ParamInfo, Region, RopeTables, init, params,
 };
 
 /// A LLaMA on one device.
@@ -159,6 +159,13 @@ impl Llama {
     #[must_use]
     pub fn with_region(mut self, region: &Arc<dyn Region>) -> Self {
         self.blocks.iter_mut().for_each(|block| block.context.region = Arc::clone(region));
+        self
+    }
+
+    /// The same model whose blocks hold the positions, and attend to the rest of the sequences, as `attend` says.
+    #[must_use]
+    pub fn with_attend(mut self, attend: &Arc<dyn Attend>) -> Self {
+        self.blocks.iter_mut().for_each(|block| block.context.attend = Arc::clone(attend));
         self
     }
 }

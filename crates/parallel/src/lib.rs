@@ -8,12 +8,16 @@
 //! over their global index, so that the sum has the same bits whoever computed which of them. [`Gradients`] carries the result
 //! by module path, in visit order. `examples/micro_batches.rs` shows the three at work.
 
+pub mod context;
+mod error;
 mod executor;
 mod gradients;
 mod loss;
+pub mod mutation;
 mod seed;
 mod tree;
 
+pub use error::ParallelError;
 pub use executor::{Activations, MicroBatch, forward_backward};
 pub use gradients::{Gradient, Gradients};
 pub use loss::{ExactSum, LossSum};
