@@ -81,7 +81,7 @@ impl Communicator {
     /// As every operation; over MPI also when `color` or `key` exceeds 2^31 - 1.
     pub fn split(&self, axis: &str, color: usize, key: usize) -> Self {
         let call = Call::new(Operation::Split);
-        let transport = self.guarded(call, |transport| transport.split(color, key));
+        let transport = self.guarded(call, |transport| transport.split(axis, color, key));
         self.derived(transport, axis)
     }
 
@@ -89,7 +89,7 @@ impl Communicator {
     /// communicates beside this one. Collective over this group.
     pub fn duplicate(&self, axis: &str) -> Self {
         let call = Call::new(Operation::Duplicate);
-        let transport = self.guarded(call, Transport::duplicate);
+        let transport = self.guarded(call, |transport| transport.duplicate(axis));
         self.derived(transport, axis)
     }
 
@@ -161,12 +161,15 @@ impl Communicator {
             let axis = self.axis().to_owned();
             self.raise(CollectiveError::Shared { rank: self.world_rank(), axis });
         };
+        transport.begins(call);
         let checked = if self.is_checked && call.operation.is_collective() && self.size() > 1 {
             self.check(call)
         } else {
             Ok(())
         };
-        match checked.and_then(|()| body(transport)) {
+        let result = checked.and_then(|()| body(transport));
+        transport.ends();
+        match result {
             Ok(result) => result,
             Err(fault) => self.raise(self.error(fault, call)),
         }
@@ -203,6 +206,11 @@ impl Communicator {
             #[cfg(feature = "mpi")]
             Fault::Engine { name, text } => {
                 CollectiveError::Engine { engine: name, call, axis, text }
+            }
+            #[cfg(feature = "mpi")]
+            Fault::TooLarge { what, found, limit } => {
+                let (expected, size) = (format!("{limit} at most"), self.size());
+                CollectiveError::Argument { what, found, expected, call, axis, size }
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 
+use crate::call::Call;
 use crate::element::{DType, ReduceOp};
 
 #[cfg(feature = "mpi")]
@@ -21,9 +22,13 @@ pub(crate) trait Transport: Debug + Send + Sync {
     /// This rank in the world.
     fn world_rank(&self) -> usize;
     /// Ranks of one color become a group, ordered by (key, rank).
-    fn split(&self, color: usize, key: usize) -> Result<Box<dyn Transport>, Fault>;
+    fn split(&self, axis: &str, color: usize, key: usize) -> Result<Box<dyn Transport>, Fault>;
     /// The same ranks with a message space of their own.
-    fn duplicate(&self) -> Result<Box<dyn Transport>, Fault>;
+    fn duplicate(&self, axis: &str) -> Result<Box<dyn Transport>, Fault>;
+    /// A call is about to be made.
+    fn begins(&self, _call: Call) {}
+    /// The call has returned.
+    fn ends(&self) {}
     fn barrier(&self) -> Result<(), Fault>;
     fn broadcast(&self, root: usize, data: &mut [u8]) -> Result<(), Fault>;
     fn all_reduce(&self, op: ReduceOp, dtype: DType, data: &mut [u8]) -> Result<(), Fault>;
@@ -72,6 +77,9 @@ pub(crate) enum Fault {
     /// The engine's own error.
     #[cfg(feature = "mpi")]
     Engine { name: &'static str, text: String },
+    /// An argument is beyond what the engine can count.
+    #[cfg(feature = "mpi")]
+    TooLarge { what: &'static str, found: usize, limit: usize },
 }
 
 /// Hands `parts`, one per rank, to the buffers of `recv`.

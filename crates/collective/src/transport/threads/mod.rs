@@ -157,7 +157,7 @@ impl Transport for Threads {
         self.hub.members[self.rank]
     }
 
-    fn split(&self, color: usize, key: usize) -> Result<Box<dyn Transport>, Fault> {
+    fn split(&self, _axis: &str, color: usize, key: usize) -> Result<Box<dyn Transport>, Fault> {
         let mine = [color as u64, key as u64];
         let members = self.exchange(bytemuck::cast_slice(&mine), |parts| {
             let place = |part: &&[u8]| bytemuck::pod_read_unaligned::<[u64; 2]>(part);
@@ -171,7 +171,7 @@ impl Transport for Threads {
         self.group(&members)
     }
 
-    fn duplicate(&self) -> Result<Box<dyn Transport>, Fault> {
+    fn duplicate(&self, _axis: &str) -> Result<Box<dyn Transport>, Fault> {
         self.group(&(0..self.size()).collect::<Vec<_>>())
     }
 

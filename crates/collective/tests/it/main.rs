@@ -1,0 +1,7 @@
+//! Tests of the communicator and of the tensor operators on every engine.
+
+mod conformance; // what every engine must do, one function for all
+mod failure; // ranks that panic, end early or call something else, on threads
+mod gradients; // every tensor operator against one rank
+mod mpi; // the same under mpirun: conformance, failures
+mod threads; // conformance on threads, and the order of sums
