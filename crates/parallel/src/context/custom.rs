@@ -12,7 +12,7 @@ use burn::backend::autodiff::grads::Gradients as NodeGradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, backend_extension};
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 
 /// `out` as a function of `inputs`, whose gradients `backward` computes from that of `out`.
 ///
@@ -26,9 +26,27 @@ pub(super) fn with_backward(
     out: Tensor<4>,
     backward: impl Fn(Tensor<4>) -> [Tensor<4>; 3] + Send + Sync + 'static,
 ) -> Tensor<4> {
+    assert!(
+        covers(&out.device()),
+        "context parallelism is not compiled for this tensor's backend\nhelp: enable the backend's feature of caravan-parallel"
+    );
     let [a, b, c] = inputs.map(Tensor::into_dispatch);
     let backward = PlainBackward(Arc::new(backward));
     Tensor::from_dispatch(Dispatch::custom(a, b, c, out.into_dispatch(), backward))
+}
+
+/// Whether the device's backend is named in the attribute below; another one would panic there.
+fn covers(device: &Device) -> bool {
+    match device.as_dispatch() {
+        #[cfg(feature = "flex")]
+        burn::backend::DispatchDevice::Flex(_) => true,
+        #[cfg(feature = "cuda")]
+        burn::backend::DispatchDevice::Cube(_) => true,
+        #[cfg(feature = "tch")]
+        burn::backend::DispatchDevice::LibTorch(_) => true,
+        #[allow(unreachable_patterns, reason = "with a single backend there is nothing else")]
+        _ => false,
+    }
 }
 
 /// From the gradient of the result to those of the inputs.
@@ -126,5 +144,46 @@ impl<B: Plain, C: CheckpointStrategy> CustomOps for Autodiff<B, C> {
             OpsKind::Tracked(prep) => prep.finish(backward, out),
             OpsKind::UnTracked(prep) => prep.finish(out),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `a b + 2 c` with a backward that tells which gradient went where.
+    fn product(a: Tensor<4>, b: Tensor<4>, c: Tensor<4>) -> Tensor<4> {
+        let [x, y, z] = [&a, &b, &c].map(|x| x.clone().inner());
+        let out = x.clone() * y.clone() + z * 2.0;
+        with_backward([a, b, c], out, move |dout| {
+            [dout.clone() * y.clone(), dout.clone() * x.clone(), dout * 2.0]
+        })
+    }
+
+    fn leaf(value: f32) -> Tensor<4> {
+        Tensor::full([1, 2, 1, 3], value, &Device::flex().autodiff()).require_grad()
+    }
+
+    #[test]
+    fn gradients_go_to_their_inputs() {
+        let [a, b, c] = [2.0, 3.0, 5.0].map(leaf);
+        let out = product(a.clone(), b.clone(), c.clone()).mul_scalar(7.0);
+        assert_eq!(out.clone().sum().into_scalar::<f32>(), 6.0 * 7.0 * 16.0);
+        let grads = out.sum().backward();
+        for (x, expected) in [(a, 21.0), (b, 14.0), (c, 14.0)] {
+            assert_eq!(x.grad(&grads).unwrap().into_data(), leaf(expected).inner().into_data());
+        }
+    }
+
+    #[test]
+    fn untracked_inputs_are_constants() {
+        let [a, b] = [2.0, 3.0].map(leaf);
+        let c = leaf(5.0).inner();
+        let b = b.set_require_grad(false);
+        let grads = product(a.clone(), b.clone(), c).sum().backward();
+        assert_eq!(a.grad(&grads).unwrap().into_data(), leaf(3.0).inner().into_data());
+        assert!(b.grad(&grads).is_none());
+        let [a, b, c] = [2.0, 3.0, 5.0].map(|x| leaf(x).set_require_grad(false));
+        assert!(!product(a, b, c).is_tracked(), "without a tracked input nothing is kept");
     }
 }

@@ -39,12 +39,12 @@ pub fn finish_context(
     let mut rest = &mut slots[..];
     while !rest.is_empty() {
         let mut n = 0;
-        let fits = |slot: &&mut Tensor<1>| {
-            let before = n;
+        let fit = rest.iter().take_while(|slot| {
+            let has_room = n < BUFFER_ELEMENTS;
             n += slot.dims()[0];
-            before < BUFFER_ELEMENTS
-        };
-        let (now, later) = rest.split_at_mut(rest.iter().take_while(fits).count());
+            has_room
+        });
+        let (now, later) = std::mem::take(&mut rest).split_at_mut(fit.count());
         all_reduce(now, group);
         rest = later;
     }

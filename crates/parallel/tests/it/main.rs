@@ -5,9 +5,13 @@
 
 /// Small models, batches, and bits of gradients.
 mod common;
+/// Context parallelism: every ring equals one rank.
+mod context;
 /// Keep, recompute, one graph, tied weights, sums over micro-batches.
 mod executor;
 /// Nothing is left behind after a step.
 mod memory;
 /// Gradients and optimizer steps of transformers.
 mod reference;
+/// A sequence over ranks, held against one rank and against float64.
+mod sequence;
