@@ -2,7 +2,9 @@
 
 use burn::tensor::{Device, Int, Tensor};
 
-use crate::{attention, backends, cross_entropy, linear, rms_norm, rope, swiglu};
+use crate::{
+    AttentionPart, SeenKeys, attention, backends, cross_entropy, linear, rms_norm, rope, swiglu,
+};
 
 /// Which implementation of the operators runs. A run-time value, never part of a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -141,26 +143,60 @@ impl Kernels {
         v: Tensor<4>,
         document_starts: Option<Tensor<2, Int>>,
     ) -> Tensor<4> {
-        let (q_dims, k_dims, v_dims) = (q.dims(), k.dims(), v.dims());
-        let ([b, n_heads, s, head_dim], [_, n_kv_heads, t, _]) = (q_dims, k_dims);
-        assert!(
-            k_dims == [b, n_kv_heads, t, head_dim] && v_dims == k_dims,
-            "attention: q is {q_dims:?}, so k and v must be [{b}, n_kv_heads, t, {head_dim}], but are {k_dims:?} and {v_dims:?}"
-        );
-        assert!(
-            n_heads.is_multiple_of(n_kv_heads),
-            "attention: {n_heads} query heads are no multiple of {n_kv_heads} key heads"
-        );
-        assert!(t >= s, "attention: {s} queries, but only {t} keys");
-        if let Some(starts) = &document_starts {
-            let dims = starts.dims();
-            assert_eq!(dims, [b, s], "attention: document_starts must be [{b}, {s}]");
-        }
+        check_attention([&q, &k, &v], true, document_starts.as_ref());
         if self.is_fused_on(&q.device()) {
             attention::fused(q, k, v, document_starts)
         } else {
             attention::reference::attention(q, k, v, document_starts)
         }
+    }
+
+    /// Attention of the queries to a part of their keys, to be merged with the rest ([`AttentionPart::merge`]).
+    ///
+    /// For plain tensors; its backward is [`attention_part_backward`](Self::attention_part_backward). Results are f32 where
+    /// the inputs are narrower.
+    ///
+    /// # Shapes
+    /// As [`Kernels::attention`], but `t >= s` only where `seen` is causal.
+    ///
+    /// # Panics
+    /// As [`Kernels::attention`], and under autodiff.
+    pub fn attention_part(
+        self,
+        q: Tensor<4>,
+        k: Tensor<4>,
+        v: Tensor<4>,
+        seen: &SeenKeys,
+    ) -> AttentionPart {
+        check_part([&q, &k, &v], seen);
+        attention::part::forward(self, [q, k, v], seen)
+    }
+
+    /// The gradients `[dq, dk, dv]` of [`Kernels::attention_part`] for the gradient `dout` of the result over *all* keys.
+    ///
+    /// `whole` is that result with its log-sum-exp: merged of all parts, so that every query has seen a key. The sum of `dq`
+    /// over the parts is the queries' gradient. Results are f32 where the inputs are narrower.
+    ///
+    /// # Shapes
+    /// - q, dout: `[b, n_heads, s, head_dim]`
+    /// - k, v: `[b, n_kv_heads, t, head_dim]`
+    ///
+    /// # Panics
+    /// As [`Kernels::attention_part`].
+    ///
+    /// # Reference
+    /// Dao et al., "FlashAttention", 2022, algorithm 4; Liu et al., "Ring Attention", 2023, section 3.
+    pub fn attention_part_backward(
+        self,
+        [q, k, v]: [Tensor<4>; 3],
+        seen: &SeenKeys,
+        whole: AttentionPart,
+        dout: Tensor<4>,
+    ) -> [Tensor<4>; 3] {
+        check_part([&q, &k, &v], seen);
+        let (q_dims, dims) = (q.dims(), [whole.out.dims(), dout.dims()]);
+        assert!(dims == [q_dims; 2], "attention: q is {q_dims:?}, but out and dout are {dims:?}");
+        attention::part::backward(self, [q, k, v], seen, whole, dout)
     }
 
     /// The sum over the targets that are not -1 of their negative log-probability (nats).
@@ -205,6 +241,33 @@ impl Kernels {
 
     fn is_fused_on(self, device: &Device) -> bool {
         self == Self::Fused && backends::covers(device)
+    }
+}
+
+fn check_part([q, k, v]: [&Tensor<4>; 3], seen: &SeenKeys) {
+    assert!(!q.is_autodiff(), "attention: a part is for plain tensors");
+    check_attention([q, k, v], seen.causal, seen.first.as_ref());
+}
+
+fn check_attention(
+    [q, k, v]: [&Tensor<4>; 3],
+    causal: bool,
+    document_starts: Option<&Tensor<2, Int>>,
+) {
+    let (q_dims, k_dims, v_dims) = (q.dims(), k.dims(), v.dims());
+    let ([b, n_heads, s, head_dim], [_, n_kv_heads, t, _]) = (q_dims, k_dims);
+    assert!(
+        k_dims == [b, n_kv_heads, t, head_dim] && v_dims == k_dims,
+        "attention: q is {q_dims:?}, so k and v must be [{b}, n_kv_heads, t, {head_dim}], but are {k_dims:?} and {v_dims:?}"
+    );
+    assert!(
+        n_heads.is_multiple_of(n_kv_heads),
+        "attention: {n_heads} query heads are no multiple of {n_kv_heads} key heads"
+    );
+    assert!(t >= s || !causal, "attention: {s} queries, but only {t} keys");
+    if let Some(starts) = document_starts {
+        let dims = starts.dims();
+        assert_eq!(dims, [b, s], "attention: document_starts must be [{b}, {s}]");
     }
 }
 

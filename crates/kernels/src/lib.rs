@@ -49,4 +49,5 @@ mod rope;
 mod simd;
 mod swiglu;
 
+pub use attention::part::{AttentionPart, SeenKeys};
 pub use kernels::Kernels;

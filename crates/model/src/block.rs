@@ -8,7 +8,7 @@ use caravan_kernels::Kernels;
 
 use crate::cache::LayerCache;
 use crate::layers::{Linear, Norm};
-use crate::{Local, Region, RopeTables};
+use crate::{Attend, Local, Region, RopeTables, WholeSequences};
 
 /// One transformer block.
 ///
@@ -45,6 +45,7 @@ pub(crate) struct Context {
     pub(crate) head_dim: usize,
     pub(crate) kernels: Kernels,
     pub(crate) region: Arc<dyn Region>,
+    pub(crate) attend: Arc<dyn Attend>,
 }
 
 /// The weights of a block, in visit order.
@@ -65,11 +66,12 @@ impl Block {
     ) -> Self {
         let BlockWeights { attention_norm, attention, ffn_norm, ffn } = weights;
         let ([wq, wk, wv, wo], [w_gate, w_up, w_down]) = (attention, ffn);
-        let context = Context { head_dim, kernels, region: Arc::new(Local) };
+        let (region, attend) = (Arc::new(Local), Arc::new(WholeSequences));
+        let context = Context { head_dim, kernels, region, attend };
         Self { attention_norm, wq, wk, wv, wo, ffn_norm, w_gate, w_up, w_down, rope, context }
     }
 
-    /// The block over whole sequences that start at position 0.
+    /// The block over whole sequences that start at position 0, or over the positions of them that are here ([`Attend`]).
     ///
     /// # Shapes
     /// - x: `[b, s, d_model]`
@@ -80,8 +82,10 @@ impl Block {
     /// If `s` exceeds the model's `max_seq_len`.
     pub fn forward(&self, x: Tensor<3>, document_starts: Option<Tensor<2, Int>>) -> Tensor<3> {
         let n = self.context.region.enter(self.normed_for_attention(&x));
-        let (q, k, v) = self.query_key_value(n, 0);
-        let mixed = self.context.kernels.attention(q, k, v, document_starts);
+        let Context { kernels, ref attend, .. } = self.context;
+        let rope_rows = attend.rope_rows(&self.rope, n.dims()[1]);
+        let (q, k, v) = self.query_key_value(n, rope_rows);
+        let mixed = attend.attend(kernels, q, k, v, document_starts);
         self.feed_forward(self.add_attention(x, mixed))
     }
 
@@ -90,12 +94,28 @@ impl Block {
     ///
     /// # Shapes
     /// - x and the result: `[b, s, d_model]`
+    ///
+    /// # Panics
+    /// If sequences are cut over ranks.
     pub fn extend(&self, x: Tensor<3>, cache: &mut LayerCache, start: usize) -> Tensor<3> {
+        assert!(
+            self.context.attend.is_whole(),
+            "a cache holds whole sequences, but this model's are cut over ranks\nhelp: every rank of the context axis has all weights: decode with `with_attend(WholeSequences)`"
+        );
         let n = self.context.region.enter(self.normed_for_attention(&x));
-        let (q, k, v) = self.query_key_value(n, start);
+        let rope_rows = self.rope.rows(start, n.dims()[1]);
+        let (q, k, v) = self.query_key_value(n, rope_rows);
         let (k, v) = cache.append(k, v, start);
         let mixed = self.context.kernels.attention(q, k, v, None);
         self.feed_forward(self.add_attention(x, mixed))
+    }
+
+    /// The same block that enters and leaves split weights through `region` and holds the positions that `attend` says.
+    #[must_use]
+    pub fn with_ranks(mut self, region: &Arc<dyn Region>, attend: &Arc<dyn Attend>) -> Self {
+        self.context.region = Arc::clone(region);
+        self.context.attend = Arc::clone(attend);
+        self
     }
 
     /// Key and value heads that are here.
@@ -107,9 +127,12 @@ impl Block {
         self.attention_norm.forward(self.context.kernels, x.clone())
     }
 
-    /// Heads of the positions from `start` on, queries and keys turned by their angle; views, not copies, of what the
-    /// matrix products wrote.
-    fn query_key_value(&self, n: Tensor<3>, start: usize) -> (Tensor<4>, Tensor<4>, Tensor<4>) {
+    /// The heads, queries and keys turned by their positions' angles; views, not copies, of what the matrix products wrote.
+    fn query_key_value(
+        &self,
+        n: Tensor<3>,
+        (cos, sin): (Tensor<2>, Tensor<2>),
+    ) -> (Tensor<4>, Tensor<4>, Tensor<4>) {
         let Context { head_dim, kernels, .. } = self.context;
         let [b, s, _] = n.dims();
         let heads = |x: Tensor<3>| {
@@ -119,7 +142,6 @@ impl Block {
         let q = heads(self.wq.forward(kernels, n.clone()));
         let k = heads(self.wk.forward(kernels, n.clone()));
         let v = heads(self.wv.forward(kernels, n));
-        let (cos, sin) = self.rope.rows(start, s);
         (kernels.rope(q, cos.clone(), sin.clone()), kernels.rope(k, cos, sin), v)
     }
 

@@ -61,7 +61,8 @@ pub trait Forward: Debug {
     /// - returns `[b, s, vocab_size]`, or `[b, 1, vocab_size]` for [`Positions::Last`]
     ///
     /// # Panics
-    /// If the cache has no room for `s` more positions, or is for another number of sequences.
+    /// If the cache has no room for `s` more positions, or is for another number of sequences, or if sequences are cut over
+    /// ranks ([`Attend`](crate::Attend)).
     fn extend(&self, tokens: Tensor<2, Int>, cache: &mut KvCache, which: Positions) -> Tensor<3>;
 }
 

@@ -22,6 +22,7 @@
 //! # }
 //! ```
 
+mod attend;
 mod block;
 mod cache;
 mod config;
@@ -45,8 +46,9 @@ mod weights;
 pub use config::{LlamaConfig, ParamInfo, RopeScaling};
 pub use presets::{PRESETS, preset};
 // The model, whole and in segments.
+pub use attend::{Attend, WholeSequences};
 pub use block::Block;
-pub use caravan_kernels::Kernels;
+pub use caravan_kernels::{AttentionPart, Kernels, SeenKeys};
 pub use embed::Embed;
 pub use head::Head;
 pub use layers::{Linear, Norm};

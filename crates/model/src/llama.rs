@@ -10,7 +10,8 @@ use crate::block::BlockWeights;
 use crate::layers::{Linear, Norm};
 use crate::vocab::Ends;
 use crate::{
-    Block, Embed, Head, LlamaConfig, ModelError, ParamInfo, Region, RopeTables, Vocab, init, params,
+    Attend, Block, Embed, Head, LlamaConfig, ModelError, ParamInfo, Region, RopeTables, Vocab,
+    init, params,
 };
 
 /// A LLaMA on one device.
@@ -201,6 +202,13 @@ impl Llama {
         let ends = Ends { region: Arc::clone(region), vocab: Arc::clone(vocab) };
         self.embed.ends = ends.clone();
         self.head.ends = ends;
+        self
+    }
+
+    /// The same model whose blocks hold the positions, and attend to the rest of the sequences, as `attend` says.
+    #[must_use]
+    pub fn with_attend(mut self, attend: &Arc<dyn Attend>) -> Self {
+        self.blocks.iter_mut().for_each(|block| block.context.attend = Arc::clone(attend));
         self
     }
 }

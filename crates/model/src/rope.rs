@@ -4,6 +4,7 @@
 
 use std::f64::consts::TAU;
 use std::fmt;
+use std::ops::Range;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -65,6 +66,15 @@ impl RopeTables {
         }
         let rows = |table: &Tensor<2>| table.clone().narrow(0, start, n);
         (rows(&self.cos), rows(&self.sin))
+    }
+
+    /// Cosine and sine of the positions of several ranges, one below the other.
+    ///
+    /// # Panics
+    /// If the model is not made for so many positions, or there is no range.
+    pub fn rows_of(&self, ranges: &[Range<usize>]) -> (Tensor<2>, Tensor<2>) {
+        let (cos, sin) = ranges.iter().map(|range| self.rows(range.start, range.len())).unzip();
+        (Tensor::cat(cos, 0), Tensor::cat(sin, 0))
     }
 }
 
@@ -142,6 +152,18 @@ mod tests {
         // Row 3 is position 43, pair 4: 10000^(-8/16) = 0.01.
         assert_eq!(cos[3 * 8 + 4], 0.43f64.cos() as f32);
         assert_eq!(sin[3 * 8 + 4], 0.43f64.sin() as f32);
+    }
+
+    #[test]
+    fn rows_of_ranges_lie_one_below_the_other() {
+        let device = crate::device::parse("flex").unwrap();
+        let tables = RopeTables::new(&preset("tiny").unwrap(), &device);
+        let (cos, _) = tables.rows_of(&[7..9, 100..101]);
+        assert_eq!(cos.dims(), [3, 8]);
+        let cos = cos.into_data().try_to_vec::<f32>().unwrap();
+        for (row, position) in [7f64, 8.0, 100.0].into_iter().enumerate() {
+            assert_eq!(cos[row * 8], position.cos() as f32); // pair 0: one radian per position
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! by module path, in visit order. `examples/micro_batches.rs` shows the three at work.
 
 mod collect;
+pub mod context;
 mod engine;
 mod error;
 mod executor;

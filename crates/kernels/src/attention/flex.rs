@@ -16,10 +16,12 @@ mod backward;
 mod forward;
 mod lanes;
 mod matrix;
+mod merge;
 mod products;
 mod rows;
 mod visible;
 
+pub(super) use merge::merge;
 use visible::{LANES, Visible};
 
 /// Below this many multiplications the tasks run on the calling thread.
@@ -33,7 +35,7 @@ impl AttentionKernels for Flex {
         starts: Option<FlexTensor>,
     ) -> Attended<Self> {
         let dims = Dims::of(q.layout().shape(), k.layout().shape());
-        let visible = Visible::new(starts.as_ref(), dims);
+        let visible = Visible::new(starts.as_ref(), true, dims);
         if all_f32(&[&q, &k, &v]) {
             forward::forward([&q, &k, &v], &visible, dims)
         } else {
@@ -53,9 +55,33 @@ impl AttentionKernels for Flex {
             return composed_backward::<Self>(q, k, v, starts, attended, dout);
         }
         let dims = Dims::of(q.layout().shape(), k.layout().shape());
-        let visible = Visible::new(starts.as_ref(), dims);
+        let visible = Visible::new(starts.as_ref(), true, dims);
         backward::backward([&q, &k, &v], &visible, &attended, &dout, dims)
     }
+}
+
+/// [`AttentionKernels::attention_forward`] over a part of the keys, in f32.
+pub(super) fn part_forward(
+    [q, k, v]: [FlexTensor; 3],
+    first: Option<FlexTensor>,
+    causal: bool,
+) -> Attended<Flex> {
+    let dims = Dims::of(q.layout().shape(), k.layout().shape());
+    forward::forward([&q, &k, &v], &Visible::new(first.as_ref(), causal, dims), dims)
+}
+
+/// [`AttentionKernels::attention_backward`] over a part of the keys, in f32; `whole` is the result over all keys.
+pub(super) fn part_backward(
+    [q, k, v]: [FlexTensor; 3],
+    first: Option<FlexTensor>,
+    causal: bool,
+    whole: Attended<Flex>,
+    dout: FlexTensor,
+) -> [FlexTensor; 3] {
+    let dims = Dims::of(q.layout().shape(), k.layout().shape());
+    let visible = Visible::new(first.as_ref(), causal, dims);
+    let whole = Attended { lse: whole.lse.to_contiguous(), ..whole };
+    backward::backward([&q, &k, &v], &visible, &whole, &dout, dims)
 }
 
 /// Runs the tasks `0..n`, in parallel if that pays.

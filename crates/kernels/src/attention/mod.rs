@@ -11,6 +11,7 @@ use crate::backends::composed_backends;
 mod autodiff;
 #[cfg(feature = "flex")]
 mod flex;
+pub(crate) mod part;
 pub(crate) mod reference;
 
 /// See [`Kernels::attention`](crate::Kernels::attention).

@@ -2,6 +2,8 @@
 
 /// Attention: shapes, grouped queries, document masks, caches.
 mod attention;
+/// Attention to parts of the keys, merged.
+mod attention_part;
 /// Cross-entropy and token losses: ignored rows, large logits, bad targets.
 mod cross_entropy;
 /// Linear layers: value and gradients, small and on matrix tiles.

@@ -5,6 +5,8 @@
 
 /// Small models, batches, and bits of gradients.
 mod common;
+/// Context parallelism: every ring equals one rank.
+mod context;
 /// Keep, recompute, one graph, tied weights, sums over micro-batches.
 mod executor;
 /// Every layout of ranks equals one rank.
@@ -17,3 +19,5 @@ mod ranks;
 mod reference;
 /// Tensor and sequence parallelism: every cut equals one rank.
 mod tensor;
+/// A sequence over ranks, held against one rank and against float64.
+mod sequence;

@@ -15,6 +15,11 @@ mod ranks;
 
 /// Tensor and sequence parallelism, the split vocabulary.
 mod tensor;
+#[path = "../it/sequence.rs"]
+mod sequence;
+
+/// Context parallelism: the ring and its sums.
+mod context;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -10,7 +10,7 @@ use super::products::{add_over_keys, scores};
 use super::rows::{attend_one, softmax, transpose};
 use super::visible::{LANES, ROWS, Visible};
 use super::{dense_rows, for_each_task, padded_rows};
-use crate::flex_data::{tensor, unwritten, written};
+use crate::flex_data::{Slot, tensor, unwritten, written};
 
 /// Up to this many queries, as in decoding, each goes alone: a vector of queries would be empty.
 const FEW: usize = 4;
@@ -53,6 +53,18 @@ fn in_blocks(
         let (bi, hi) = (head / n_heads, head % n_heads);
         let block = visible.block(bi, block);
         let lanes = block.lanes();
+        // SAFETY: no other task writes these rows of this head.
+        let lse_rows = unsafe { lse_slots.part(head * s + block.first, block.n) };
+        let out_row = |i: usize| {
+            let start = ((bi * s + block.first + i) * n_heads + hi) * head_dim;
+            // SAFETY: as above.
+            unsafe { out_slots.part(start, head_dim) }
+        };
+        if block.width == 0 {
+            // In a part of the keys there may be none for these queries.
+            lse_rows.fill(Slot::new(f32::NEG_INFINITY));
+            return (0..block.n).for_each(|i| out_row(i).fill(Slot::new(0.0)));
+        }
         let kv = hi / dims.group();
         let keys = Rows::head(&k, bi, kv).skip_rows(block.from);
         let values = Rows::head(&v, bi, kv).skip_rows(block.from);
@@ -66,14 +78,9 @@ fn in_blocks(
             softmax(&block, p, &mut lse[..lanes], &mut inverse[..lanes]);
             attended.fill(0.0);
             add_over_keys(&block, p, values, attended);
-            // SAFETY: no other task writes these rows of this head.
-            unsafe { lse_slots.part(head * s + block.first, block.n) }
-                .write_copy_of_slice(&lse[..block.n]);
+            lse_rows.write_copy_of_slice(&lse[..block.n]);
             for (i, row) in attended.chunks_exact(width).take(block.n).enumerate() {
-                let start = ((bi * s + block.first + i) * n_heads + hi) * head_dim;
-                // SAFETY: as above.
-                let out = unsafe { out_slots.part(start, head_dim) };
-                for (out, &x) in out.iter_mut().zip(row) {
+                for (out, &x) in out_row(i).iter_mut().zip(row) {
                     out.write(x * inverse[i]);
                 }
             }

@@ -28,8 +28,8 @@ multiversion!(
     pub(super) fn row_products(a: Rows<'_>, b: Rows<'_>, d: &mut [f32]) = row_products_body
 );
 multiversion!(
-    /// One query: `out = softmax(scale q . keys) values`, returning its log-sum-exp. `scores` takes a
-    /// float per key.
+    /// One query: `out = softmax(scale q . keys) values`, returning its log-sum-exp; 0 and negative
+    /// infinity without keys. `scores` takes a float per key.
     pub(super) fn attend_one(q: &[f32], keys: Rows<'_>, values: Rows<'_>, scale: f32, scores: &mut [f32], out: &mut [f32]) -> f32 = attend_one_body
 );
 
@@ -89,7 +89,8 @@ fn softmax_body<const FMA: bool>(
         }
         for i in 0..LANES {
             lse[i] = max[i] + sum[i].ln();
-            inverse[i] = 1.0 / sum[i];
+            // The largest exponential is 1, so only a query that sees no key has a sum below: its result is 0.
+            inverse[i] = if sum[i] < 1.0 { 0.0 } else { 1.0 / sum[i] };
         }
     }
 }
@@ -166,6 +167,10 @@ fn attend_one_body<const FMA: bool>(
     out: &mut [f32],
 ) -> f32 {
     let mut max = f32::NEG_INFINITY;
+    if scores.is_empty() {
+        out.fill(0.0);
+        return max;
+    }
     for (key, score) in scores.iter_mut().enumerate() {
         *score = dot::<FMA>(q, keys.row(key)) * scale;
         max = if *score > max { *score } else { max };

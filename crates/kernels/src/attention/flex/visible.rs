@@ -14,10 +14,12 @@ pub(super) const LANES: usize = 16;
 /// Keys of a tile.
 pub(super) const KEYS: usize = 8;
 
-/// The causal rule and the starts of documents.
+/// The causal rule, where it holds, and the starts of documents.
 pub(super) struct Visible {
     /// `[b, s]`; none means that all documents start at key 0.
     starts: Option<Vec<usize>>,
+    /// Whether queries are the last of the keys and see none after themselves; else they see them to the end.
+    causal: bool,
     dims: Dims,
 }
 
@@ -40,28 +42,30 @@ pub(super) struct Block {
 
 impl Visible {
     /// # Panics
-    /// If a document starts before key 0 or after its query.
-    pub(super) fn new(starts: Option<&FlexTensor>, dims: Dims) -> Self {
+    /// If a document starts before key 0 or after its query; without the causal rule, after the last key, where the query
+    /// sees none.
+    pub(super) fn new(starts: Option<&FlexTensor>, causal: bool, dims: Dims) -> Self {
         let starts = starts.map(|starts| {
             let checked = |(i, &start): (usize, &i32)| {
                 let (b, row) = (i / dims.s, i % dims.s);
-                let position = dims.t - dims.s + row;
+                let last = if causal { dims.t - dims.s + row } else { dims.t };
                 match usize::try_from(start) {
-                    Ok(start) if start <= position => start,
+                    Ok(start) if start <= last => start,
                     _ => panic!(
-                        "attention: document_starts[{b}, {row}] is {start}, but must be in 0..={position}"
+                        "attention: document_starts[{b}, {row}] is {start}, but must be in 0..={last}"
                     ),
                 }
             };
             integers(starts).iter().enumerate().map(checked).collect()
         });
-        Self { starts, dims }
+        Self { starts, causal, dims }
     }
 
     /// The keys that query `row` of sequence `b` sees.
     pub(super) fn keys(&self, b: usize, row: usize) -> Range<usize> {
         let Dims { s, t, .. } = self.dims;
-        self.starts.as_ref().map_or(0, |starts| starts[b * s + row])..t - s + row + 1
+        let end = if self.causal { t - s + row + 1 } else { t };
+        self.starts.as_ref().map_or(0, |starts| starts[b * s + row])..end
     }
 
     /// Block `index` of the queries of sequence `b`.
@@ -81,7 +85,7 @@ impl Visible {
             let end = end_key[lanes].iter().max().map_or(0, |&key| key as usize);
             start / KEYS * KEYS..end.next_multiple_of(KEYS).min(width)
         });
-        // Ends grow by the causal rule. Starts that do, too, make the vectors of a tile neighbours.
+        // Ends grow by the causal rule or are equal. Starts that do, too, make the vectors of a tile neighbours.
         for vector in (1..n.div_ceil(LANES)).rev() {
             let next = key_ranges[vector].start;
             key_ranges[vector - 1].start = key_ranges[vector - 1].start.min(next);
@@ -176,11 +180,15 @@ mod tests {
     #[test]
     fn tiles_cover_what_is_visible_and_agree_with_the_ranges() {
         for (s, t) in [(1, 1), (1, 9), (64, 64), (65, 65), (100, 333), (257, 257)] {
-            check(&Visible::new(None, dims(s, t)), s);
-            for seed in 1..20 {
-                let start = |i: usize| (i * 7919 * seed % 1009) as i32 % (t - s + i + 1) as i32;
-                let starts = TensorData::new((0..s).map(start).collect(), [1, s]);
-                check(&Visible::new(Some(&FlexTensor::from_data(starts)), dims(s, t)), s);
+            for causal in [true, false] {
+                check(&Visible::new(None, causal, dims(s, t)), s);
+                for seed in 1..20 {
+                    let n_starts = |i: usize| if causal { t - s + i + 1 } else { t + 1 };
+                    let start = |i: usize| (i * 7919 * seed % 1009) as i32 % n_starts(i) as i32;
+                    let starts = TensorData::new((0..s).map(start).collect(), [1, s]);
+                    let starts = FlexTensor::from_data(starts);
+                    check(&Visible::new(Some(&starts), causal, dims(s, t)), s);
+                }
             }
         }
     }
@@ -189,7 +197,7 @@ mod tests {
     fn parts_see_what_the_block_sees() {
         let start = |i: usize| (i * 7919 % 1009) as i32 % (33 + i) as i32;
         let starts = TensorData::new((0..100).map(start).collect(), [1, 100]);
-        let visible = Visible::new(Some(&FlexTensor::from_data(starts)), dims(100, 132));
+        let visible = Visible::new(Some(&FlexTensor::from_data(starts)), true, dims(100, 132));
         for index in 0..2 {
             let block = visible.block(0, index);
             for (n_part, part_start) in (0..block.width).step_by(24).enumerate() {
@@ -211,7 +219,7 @@ mod tests {
 
     #[test]
     fn whole_blocks_cost_little_more_than_the_triangle() {
-        let visible = Visible::new(None, dims(256, 256));
+        let visible = Visible::new(None, true, dims(256, 256));
         let tiles = |index| {
             visible.block(0, index).tiles().map(|(k, v)| k.len() * v.len() * LANES).sum::<usize>()
         };
@@ -223,6 +231,6 @@ mod tests {
     #[should_panic(expected = "document_starts[0, 1] is -1")]
     fn starts_are_not_negative() {
         let starts = FlexTensor::from_data(TensorData::new(vec![0i32, -1], [1, 2]));
-        Visible::new(Some(&starts), dims(2, 2));
+        Visible::new(Some(&starts), true, dims(2, 2));
     }
 }
