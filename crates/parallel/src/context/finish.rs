@@ -39,12 +39,13 @@ pub fn finish_context(
     let mut rest = &mut slots[..];
     while !rest.is_empty() {
         let mut n = 0;
-        let fit = rest.iter().take_while(|slot| {
+        let fits = |slot: &&&mut Tensor<1>| {
             let has_room = n < BUFFER_ELEMENTS;
             n += slot.dims()[0];
             has_room
-        });
-        let (now, later) = std::mem::take(&mut rest).split_at_mut(fit.count());
+        };
+        let count = rest.iter().take_while(fits).count();
+        let (now, later) = std::mem::take(&mut rest).split_at_mut(count);
         all_reduce(now, group);
         rest = later;
     }
