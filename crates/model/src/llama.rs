@@ -9,7 +9,8 @@ use caravan_kernels::Kernels;
 use crate::block::BlockWeights;
 use crate::layers::{Linear, Norm};
 use crate::{
-    Attend, Block, Embed, Head, LlamaConfig, ModelError, ParamInfo, Region, RopeTables, init, params,
+    Attend, Block, Embed, Head, LlamaConfig, ModelError, ParamInfo, Region, RopeTables, init,
+    params,
 };
 
 /// A LLaMA on one device.

@@ -142,7 +142,8 @@ impl Ring {
         self.go_round([k.clone(), v.clone()], |step, [k, v]| {
             let mut shares = Vec::new();
             for part in self.parts(step, s) {
-                let [dq_share, dk, dv] = self.backward_part(step, &part, inputs, [&k, &v], whole, dout);
+                let [dq_share, dk, dv] =
+                    self.backward_part(step, &part, inputs, [&k, &v], whole, dout);
                 add_rows(&mut dq, part.queries.start, dq_share);
                 shares.push((part.keys.start, [dk, dv]));
             }
@@ -212,9 +213,7 @@ impl Attend for Ring {
         let ring = self.clone();
         match tracked {
             None => out,
-            Some(qkv) => {
-                with_backward(qkv, out, move |dout| ring.backward(&inputs, &whole, &dout))
-            }
+            Some(qkv) => with_backward(qkv, out, move |dout| ring.backward(&inputs, &whole, &dout)),
         }
     }
 
@@ -240,9 +239,10 @@ impl Inputs {
         let first = self.starts.as_ref().map(|starts| {
             let starts = starts.clone().narrow(1, part.queries.start, part.queries.len());
             // The keys before that position, chunk by chunk.
-            let hidden = part.key_chunks.iter().map(|chunk| {
-                starts.clone().sub_scalar((chunk * n) as i64).clamp(0, n as i64)
-            });
+            let hidden = part
+                .key_chunks
+                .iter()
+                .map(|chunk| starts.clone().sub_scalar((chunk * n) as i64).clamp(0, n as i64));
             hidden.reduce(Tensor::add).expect("a part has keys")
         });
         SeenKeys { causal: part.causal, first }
