@@ -1,7 +1,7 @@
 //! The same bits with any number of threads.
 
 use burn::tensor::{DType, Device};
-use caravan_kernels::Kernels;
+use caravan_kernels::{Kernels, SeenKeys};
 
 use crate::support::{Layout, host, input, ints, values};
 
@@ -51,6 +51,33 @@ fn attention() {
         let grads = (out.clone() * out.clone()).sum().backward();
         let [dq, dk, dv] = [q, k, v].map(|x| host(x.grad(&grads).expect("tracked")));
         vec![host(out), dq, dk, dv]
+    });
+}
+
+#[test]
+fn attention_part() {
+    same_bits(|| {
+        let device = Device::flex();
+        let tensor = |heads: usize, n: usize, seed| {
+            let shape = [2, heads, n, 16];
+            let values = values(shape.iter().product(), seed);
+            input::<4>(&values, shape, Layout::Swapped(1, 2), DType::F32, &device)
+        };
+        let (q, dout) = (tensor(6, 200, 1), tensor(6, 200, 4));
+        let part = |n: usize, causal| {
+            let first: Vec<i64> = (0..400).map(|i| (i % 200) / 2 / 70 * 70).collect();
+            let seen = SeenKeys { causal, first: Some(ints(&first, [2, 200], &device)) };
+            (tensor(2, n, 2), tensor(2, n, 3), seen)
+        };
+        let (k, v, seen) = part(200, true);
+        let whole = Kernels::Fused.attention_part(q.clone(), k, v, &seen);
+        let (k, v, seen) = part(130, false);
+        let attended = Kernels::Fused.attention_part(q.clone(), k.clone(), v.clone(), &seen);
+        let whole = whole.merge(0, attended);
+        let gradients =
+            Kernels::Fused.attention_part_backward([q, k, v], &seen, whole.clone(), dout);
+        let [dq, dk, dv] = gradients.map(host);
+        vec![host(whole.out), host(whole.lse), dq, dk, dv]
     });
 }
 

@@ -3,6 +3,8 @@
 // Helpers of tests fail by panicking and report by printing, as tests do.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
+/// Positions that lie in another order.
+mod attend;
 /// The KV cache: decoding step by step equals the full forward; no copies; limits.
 mod cache;
 /// Initial weights against a second implementation.

@@ -64,6 +64,28 @@ fn a_ring_attends_as_one_rank() {
     println!("largest difference from one rank: {worst:.1e}");
 }
 
+/// Ranks run as they come; merging and summing must not.
+#[test]
+fn a_ring_gives_the_same_bits_every_time() {
+    let bits = |documents| {
+        let heads = Heads {
+            ranks: 4,
+            rows: 2,
+            n_heads: 6,
+            n_kv_heads: 2,
+            head_dim: 8,
+            chunk: 9,
+            documents,
+        };
+        let found = attended(&heads, Kernels::Fused, DType::F32).unwrap();
+        found.whole.map(|values| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>())
+    };
+    for documents in [false, true] {
+        let expected = bits(documents);
+        (0..20).for_each(|_| assert!(bits(documents) == expected));
+    }
+}
+
 #[test]
 fn narrow_numbers_travel_narrow() {
     let heads = Heads {
@@ -92,8 +114,9 @@ fn every_rank_works_as_much_at_every_step() {
         // In chunks of n: a triangle of 2n by 2n at home, then two squares of n by n; two products forward, five backward.
         let (n, ranks) = (heads.chunk as u64, heads.ranks);
         let each = (heads.rows * heads.n_heads * heads.head_dim * 7) as u64;
-        let expected: Vec<u64> =
-            (0..ranks).map(|step| each * if step == 0 { n * (2 * n + 1) } else { 2 * n * n }).collect();
+        let expected: Vec<u64> = (0..ranks)
+            .map(|step| each * if step == 0 { n * (2 * n + 1) } else { 2 * n * n })
+            .collect();
         assert_eq!(found.multiply_adds, vec![expected; ranks], "{heads:?}");
         // Together they do what one rank does.
         let s = heads.seq_len() as u64;
@@ -164,8 +187,10 @@ fn a_batch_is_cut_into_columns() {
         ];
         for (found, whole) in pairs {
             let whole = columns(whole);
-            let expected: Vec<i32> =
-                (0..2).flat_map(|row| positions.iter().map(move |p| row * 12 + p)).map(|i| whole[i]).collect();
+            let expected: Vec<i32> = (0..2)
+                .flat_map(|row| positions.iter().map(move |p| row * 12 + p))
+                .map(|i| whole[i])
+                .collect();
             assert_eq!(columns(found), expected);
         }
     }

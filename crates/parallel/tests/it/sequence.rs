@@ -118,9 +118,8 @@ pub(crate) fn attended(heads: &Heads, kernels: Kernels, dtype: DType) -> Result<
     let ranks = threads::run(heads.ranks, |group| attend(heads, kernels, dtype, &group));
     let ranks = ranks.map_err(|failed| failed.to_string())?;
     let (s, d) = (heads.seq_len(), heads.head_dim);
-    let shapes = heads.shapes();
-    let mut whole: [Vec<f64>; 4] =
-        std::array::from_fn(|i| vec![f64::NAN; shapes[i].iter().product()]);
+    let [q, k, v, out] = heads.shapes();
+    let mut whole = [out, q, k, v].map(|shape| vec![f64::NAN; shape.iter().product()]);
     for (rank, (found, ..)) in ranks.iter().enumerate() {
         let positions = local_positions(rank, heads.ranks, s).unwrap();
         for (whole, found) in whole.iter_mut().zip(found) {
