@@ -106,6 +106,7 @@ pub(crate) struct StagePass {
 
 /// What a stage's forward gives.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "one exists at a time")]
 pub(crate) enum StageOutput {
     /// The residual stream for the next stage, `[rows, seq_len, d_model]`.
     Hidden(Tensor<3>),

@@ -17,6 +17,7 @@ mod gradients;
 mod loss;
 mod mesh;
 pub mod mutation;
+mod norms;
 mod pipeline;
 mod reader;
 mod reduce;
@@ -25,8 +26,10 @@ mod seed;
 mod segments;
 mod state;
 mod store;
+mod sums;
 pub mod tensor;
 mod tree;
+mod update;
 
 // The model on a mesh.
 pub use collect::Values;

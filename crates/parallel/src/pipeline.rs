@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, HashMap};
 use burn::tensor::{DType, Tensor, TensorData};
 use caravan_collective::Communicator;
 
-use crate::engine::{Held, Sums};
 use crate::executor::{
     Activations, MicroBatch, Segment, StageOutput, StagePass, backward, forward,
 };
@@ -19,6 +18,7 @@ use crate::mutation;
 use crate::reduce::{Assignment, Owner, Round, flatten, with_owner};
 use crate::schedule::{Action, actions};
 use crate::store::{Piece, Store};
+use crate::sums::{Held, Sums};
 use crate::tree::BlockTree;
 
 /// Everything a step's gradients are a function of.

@@ -61,7 +61,8 @@ fn place(i: usize, ranks: usize, pieces: usize, n: usize) -> (usize, usize) {
 }
 
 /// How many micro-batches are between their forward and their backward at most, summed over the rank's pieces.
-pub(crate) fn most_in_flight(actions: &[Action]) -> usize {
+#[cfg(test)]
+fn most_in_flight(actions: &[Action]) -> usize {
     let (mut now, mut most) = (0usize, 0);
     for action in actions {
         match action {

@@ -17,7 +17,7 @@ mod memory;
 mod ranks;
 /// Gradients and optimizer steps of transformers.
 mod reference;
-/// Tensor and sequence parallelism: every cut equals one rank.
-mod tensor;
 /// A sequence over ranks, held against one rank and against float64.
 mod sequence;
+/// Tensor and sequence parallelism: every cut equals one rank.
+mod tensor;

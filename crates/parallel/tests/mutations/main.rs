@@ -13,10 +13,10 @@ mod common;
 #[path = "../it/ranks.rs"]
 mod ranks;
 
-/// Tensor and sequence parallelism, the split vocabulary.
-mod tensor;
 #[path = "../it/sequence.rs"]
 mod sequence;
+/// Tensor and sequence parallelism, the split vocabulary.
+mod tensor;
 
 /// Context parallelism: the ring and its sums.
 mod context;
