@@ -40,7 +40,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         bail!("no bench `{name}`\nhelp: there are: train, {}", names.join(", "));
     }
     let wanted = name.map_or(names, |name| vec![name]);
-    let needs = Needs::of(rest)?;
+    let needs = Needs::of(rest);
     setup::ensure(&sh)?;
     let variables = needs.variables(&sh)?;
     let features = needs.flags();

@@ -50,9 +50,47 @@ pub(crate) fn run(words: &[OsString]) -> Result<ExitCode> {
     let caravan = build(&sh, &words[1..])?;
     // Paths in the arguments count from where the user stands, not from the workspace.
     let here = Shell::new()?;
-    let child = here.cmd(&caravan.program).args(words).envs(caravan.variables);
+    let child = match is_mpi(&words[1..]) {
+        true => {
+            let n_ranks = ranks(&words[1..])?;
+            let launcher = mpirun(&sh, n_ranks);
+            here.cmd("mpirun").args(launcher).arg(&caravan.program).args(words)
+        }
+        false => here.cmd(&caravan.program).args(words),
+    };
+    let child = child.envs(caravan.variables);
     eprintln!("$ {child}");
     become_it(child.into()).with_context(|| format!("starting {}", caravan.program.display()))
+}
+
+/// Whether the ranks are processes of MPI.
+fn is_mpi(args: &[OsString]) -> bool {
+    values(args, "--transport").iter().any(|transport| transport == "mpi")
+}
+
+/// How many ranks are asked for.
+fn ranks(args: &[OsString]) -> Result<usize> {
+    let Some(text) = values(args, "--ranks").pop() else { return Ok(1) };
+    match text.parse() {
+        Ok(n) if n > 0 => Ok(n),
+        _ => bail!("--ranks {text} is no number of ranks\nhelp: use --ranks 1 or more"),
+    }
+}
+
+/// The arguments of `mpirun` for `n_ranks` ranks on this machine: more ranks than cores are allowed, and each has its
+/// share of the cores for its threads.
+pub(crate) fn mpirun(sh: &Shell, n_ranks: usize) -> Vec<String> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut args = vec!["-n".to_owned(), n_ranks.to_string()];
+    args.extend(["--oversubscribe", "--bind-to", "none"].map(str::to_owned));
+    if cmd!(sh, "id -u").quiet().read().is_ok_and(|id| id.trim() == "0") {
+        args.push("--allow-run-as-root".to_owned());
+    }
+    if project::variable("RAYON_NUM_THREADS").is_none() {
+        let threads = (cores / n_ranks).max(1);
+        args.extend(["-x".to_owned(), format!("RAYON_NUM_THREADS={threads}")]);
+    }
+    args
 }
 
 /// A program that was built, and the variables it runs under.
@@ -67,8 +105,11 @@ pub(crate) struct Built {
 /// # Errors
 /// As [`run`].
 pub(crate) fn build(sh: &Shell, args: &[OsString]) -> Result<Built> {
-    let needs = Needs::of(args)?;
+    let needs = Needs::of(args);
     setup::ensure(sh)?;
+    if needs.features.contains(&"mpi") {
+        setup::ensure_mpi(sh)?;
+    }
     let variables = needs.variables(sh)?;
     let features = needs.flags();
     cmd!(sh, "cargo build --release -p caravan-cli {features...}")
@@ -88,10 +129,7 @@ pub(crate) struct Needs {
 impl Needs {
     /// Reads `--device` and `--transport` and leaves everything else to `caravan`, which also
     /// refuses a device that does not exist.
-    ///
-    /// # Errors
-    /// For a transport that this version does not have.
-    pub(crate) fn of(args: &[OsString]) -> Result<Self> {
+    pub(crate) fn of(args: &[OsString]) -> Self {
         let mut features = Vec::new();
         for device in values(args, "--device") {
             let feature = match device.split(':').next() {
@@ -103,13 +141,10 @@ impl Needs {
                 features.push(feature);
             }
         }
-        if values(args, "--transport").iter().any(|transport| transport == "mpi") {
-            bail!(
-                "this version has no MPI transport: training runs in one process\nhelp: leave out \
-                 `--transport mpi`"
-            );
+        if is_mpi(args) {
+            features.push("mpi");
         }
-        Ok(Self { features })
+        Self { features }
     }
 
     /// `--features tch,cuda`, or nothing.
@@ -164,7 +199,7 @@ mod tests {
     }
 
     fn flags(line: &str) -> String {
-        Needs::of(&words(line)).unwrap().flags().join(" ")
+        Needs::of(&words(line)).flags().join(" ")
     }
 
     #[test]
@@ -183,10 +218,15 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_transport_is_refused() {
-        assert_eq!(flags("--transport threads"), "");
-        let error = Needs::of(&words("--transport=mpi --ranks 2")).unwrap_err();
-        assert!(error.to_string().contains("help: leave out"), "{error}");
+    fn mpi_is_a_feature_and_has_its_launcher() {
+        assert_eq!(flags("--transport threads --ranks 2"), "");
+        assert_eq!(flags("--transport=mpi --ranks 2 --device tch"), "--features tch,mpi");
+        assert_eq!(ranks(&words("--transport mpi --ranks 3")).unwrap(), 3);
+        assert_eq!(ranks(&words("--transport mpi")).unwrap(), 1);
+        let error = ranks(&words("--ranks none")).unwrap_err();
+        assert!(error.to_string().contains("help: use --ranks"), "{error}");
+        let launcher = mpirun(&Shell::new().unwrap(), 64).join(" ");
+        assert!(launcher.starts_with("-n 64 --oversubscribe"), "{launcher}");
     }
 
     #[test]

@@ -58,6 +58,14 @@ pub(crate) fn ensure(sh: &Shell) -> Result<()> {
     install(sh, &missing(BASE))
 }
 
+/// The same for what a build and a run over MPI need.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn ensure_mpi(sh: &Shell) -> Result<()> {
+    install(sh, &missing(MPI))
+}
+
 /// The variables that a build and a run with `tch` need: none where the user has chosen a libtorch.
 ///
 /// # Errors

@@ -1,10 +1,13 @@
 //! Files and directories that survive a power cut: what is synced, and in which order.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use crate::error::CheckpointError;
+
+/// How often a directory is removed again that has filled up while it was emptied.
+const REMOVE_AGAIN: usize = 10;
 
 /// Writes a new file and syncs it.
 pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
@@ -30,7 +33,20 @@ pub(crate) fn create_dir(path: &Path) -> Result<(), CheckpointError> {
     fs::create_dir_all(path).map_err(CheckpointError::io(path, "create the directory"))
 }
 
-/// Removes a directory with its content.
+/// Removes a directory with its content; one that is gone already is no error.
 pub(crate) fn remove_dir(path: &Path) -> Result<(), CheckpointError> {
-    fs::remove_dir_all(path).map_err(CheckpointError::io(path, "remove the directory"))
+    // A rank that does not know yet that its save was given up may make its one file meanwhile.
+    let mut result = fs::remove_dir_all(path);
+    for _ in 0..REMOVE_AGAIN {
+        match &result {
+            Err(e) if e.kind() == ErrorKind::DirectoryNotEmpty => {
+                result = fs::remove_dir_all(path);
+            }
+            _ => break,
+        }
+    }
+    match result {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        result => result.map_err(CheckpointError::io(path, "remove the directory")),
+    }
 }

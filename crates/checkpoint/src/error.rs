@@ -1,6 +1,7 @@
 //! The one error type of this crate.
 
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use thiserror::Error;
@@ -42,7 +43,7 @@ pub enum CheckpointError {
         /// [`crate::FORMAT_VERSION`].
         supported: u64,
     },
-    /// The manifest is not what [`crate::save`] writes.
+    /// The manifest is not one that this crate writes.
     #[error(
         "`{}`: {reason}\nhelp: the manifest is damaged or not from caravan; use another checkpoint",
         path.display()
@@ -134,13 +135,61 @@ pub enum CheckpointError {
         /// What is there.
         found: String,
     },
-    /// A tensor handed to [`crate::save`] is not consistent.
+    /// A tensor handed to [`crate::save`] or [`crate::save_rank`] is not consistent.
     #[error(
         "tensor `{path}` cannot be saved: {reason}\nhelp: this is a mistake of the calling program"
     )]
     BadTensor {
         /// Its path.
         path: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A box or a range that is no part of its tensor.
+    #[error(
+        "elements {flat:?} of the box {extent:?} at {start:?} are no part of a tensor of shape {shape:?}: \
+         {reason}\nhelp: this is a mistake of the calling program"
+    )]
+    BadShard {
+        /// Shape of the whole tensor.
+        shape: Vec<usize>,
+        /// First index of the box in each dim.
+        start: Vec<usize>,
+        /// Shape of the box.
+        extent: Vec<usize>,
+        /// The elements of the box.
+        flat: Range<usize>,
+        /// Why not.
+        reason: String,
+    },
+    /// What the ranks saved is not every element of every tensor once, or does not fit together.
+    #[error(
+        "the files of the ranks make no checkpoint of step {step}: {reason}\n\
+         help: each element must be saved by exactly one rank, of copies only one; this is a mistake of the calling program"
+    )]
+    NotWhole {
+        /// The step.
+        step: u64,
+        /// What is missing or doubled.
+        reason: String,
+    },
+    /// A rank cannot see what another one wrote.
+    #[error(
+        "rank {rank} and rank 0 do not see the same files: {problem}\n\
+         help: choose an --out on a file system that all hosts share; earlier checkpoints are untouched, `--resume` goes on"
+    )]
+    NotShared {
+        /// The rank whose file it is.
+        rank: usize,
+        /// What is not as it should be, and where.
+        problem: String,
+    },
+    /// A rank's report on its file does not belong to this save.
+    #[error(
+        "a rank's report on its file cannot be used: {reason}\n\
+         help: this is a mistake of the calling program, or the ranks run different versions of it"
+    )]
+    BadReport {
         /// Why not.
         reason: String,
     },
@@ -186,7 +235,7 @@ fn io_help(source: &io::Error) -> &'static str {
 }
 
 /// The message of an error that is told inside another one, without its own help line.
-fn without_help(error: &CheckpointError) -> String {
+pub(crate) fn without_help(error: &CheckpointError) -> String {
     let text = error.to_string();
     text.split("\nhelp: ").next().unwrap_or_default().to_owned()
 }

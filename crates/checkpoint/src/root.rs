@@ -3,19 +3,21 @@
 //! | name | is |
 //! |---|---|
 //! | `step-00000123` | a committed checkpoint |
-//! | `.saving-step-00000123` | one being written, or left by a kill: worthless |
+//! | `.saving-step-00000123.0f3a..` | one being written, or left by a kill: worthless |
 //! | `.replaced-step-00000123` | the old one while a step is saved again; counts if the new one is absent |
 //! | `.removed-step-00000123` | one being deleted: worthless |
 //! | `LATEST`, `.LATEST` | see [`latest`]; the new one while it is written |
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::durable::{remove_dir, rename, sync_dir, write_file};
 use crate::error::CheckpointError;
+use crate::hash::is_hash;
 use crate::load::{Checkpoint, read_manifest};
-use crate::manifest::is_hash;
 
 pub(crate) const MANIFEST: &str = "manifest.json";
 pub(crate) const MANIFEST_HASH: &str = "manifest.json.b3";
@@ -85,8 +87,24 @@ pub fn latest(root: &Path) -> Result<Option<PathBuf>, CheckpointError> {
 /// # Errors
 /// As [`latest`]; a damaged checkpoint is refused, the error names the newest good one before it.
 pub fn open_latest(root: &Path) -> Result<Option<Checkpoint>, CheckpointError> {
+    open_latest_by(root, Checkpoint::open)
+}
+
+/// Opens the checkpoint that [`latest`] names, but verifies only what is read of it, when it is read:
+/// for a rank that needs a part. See [`Checkpoint::open_lazy`].
+///
+/// # Errors
+/// As [`latest`].
+pub fn open_latest_lazy(root: &Path) -> Result<Option<Checkpoint>, CheckpointError> {
+    open_latest_by(root, Checkpoint::open_lazy)
+}
+
+fn open_latest_by(
+    root: &Path,
+    open: impl Fn(&Path) -> Result<Checkpoint, CheckpointError>,
+) -> Result<Option<Checkpoint>, CheckpointError> {
     let Some((listed, hashes)) = find_latest(root)? else { return Ok(None) };
-    let opened = Checkpoint::open(&listed.dir).and_then(|checkpoint| {
+    let opened = open(&listed.dir).and_then(|checkpoint| {
         check_identity(&listed, &hashes, checkpoint.step(), checkpoint.manifest_hash())?;
         Ok(checkpoint)
     });
@@ -94,7 +112,8 @@ pub fn open_latest(root: &Path) -> Result<Option<Checkpoint>, CheckpointError> {
 }
 
 /// Removes all checkpoints but the newest `keep`, those for which `pinned` says yes and the one that
-/// `LATEST` names. Returns the steps it removed.
+/// `LATEST` names. Returns the steps it removed. Also removes what killed runs left, so no save may be
+/// under way.
 ///
 /// # Errors
 /// [`CheckpointError::KeepNothing`] for `keep` 0; [`CheckpointError::Io`].
@@ -129,7 +148,8 @@ pub fn prune(
 pub(crate) fn clean(root: &Path) -> Result<(), CheckpointError> {
     for name in names(root)? {
         let path = root.join(&name);
-        if [SAVING, REMOVED].iter().any(|p| name.strip_prefix(p).and_then(step_of).is_some()) {
+        let removed = name.strip_prefix(REMOVED).and_then(step_of).is_some();
+        if removed || is_staging(&name) {
             remove_dir(&path)?;
         } else if let Some(step) = name.strip_prefix(REPLACED).and_then(step_of) {
             let dir = step_dir(root, step);
@@ -144,9 +164,25 @@ pub(crate) fn clean(root: &Path) -> Result<(), CheckpointError> {
     Ok(())
 }
 
-/// Where a step is written before it has its name.
-pub(crate) fn temporary_dir(root: &Path, step: u64) -> PathBuf {
-    root.join(format!("{SAVING}{}", step_name(step)))
+/// A new name for the directory in which a step is written before it has its final one.
+///
+/// Unlike any other, of this run or of a killed one: a rank that has outlived its run on another host
+/// cannot write into what a later attempt at the same step makes.
+pub(crate) fn staging_name(step: u64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut hasher = RandomState::new().build_hasher(); // keyed by the system's random numbers
+    hasher.write_u128(now.as_nanos());
+    hasher.write_u32(std::process::id());
+    format!("{SAVING}{}.{:016x}", step_name(step), hasher.finish())
+}
+
+/// What [`staging_name`] makes: one directory right under the root, whoever sent the name. Older
+/// programs made it without the number.
+pub(crate) fn is_staging(name: &str) -> bool {
+    let Some(name) = name.strip_prefix(SAVING) else { return false };
+    let Some((step, attempt)) = name.split_once('.') else { return step_of(name).is_some() };
+    let is_number = attempt.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    step_of(step).is_some() && attempt.len() == 16 && is_number
 }
 
 /// Where the old checkpoint of a step waits for the new one.

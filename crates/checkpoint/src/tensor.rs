@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::shard::{Shard, n_elements};
+
 /// Element types a checkpoint may hold, named as in safetensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names say it all")]
@@ -52,61 +54,104 @@ impl fmt::Display for Dtype {
     }
 }
 
-/// One tensor to be saved. Its bytes are asked for only when they are written, one tensor at a time, so
-/// saving a model needs no second copy of it.
+/// One tensor to be saved, or the part of it that a rank holds. Its bytes are asked for only when they
+/// are written, one tensor at a time, so saving a model needs no second copy of it.
 pub struct SaveTensor<'a> {
     pub(crate) path: String,
     pub(crate) dtype: Dtype,
-    pub(crate) shape: Vec<usize>,
+    part: Part,
     pub(crate) bytes: Box<dyn FnOnce() -> Cow<'a, [u8]> + 'a>,
 }
 
+enum Part {
+    /// All of a tensor of this shape, which may be too large to count.
+    Whole(Vec<usize>),
+    Shard(Shard),
+}
+
 impl<'a> SaveTensor<'a> {
-    /// A tensor whose little-endian bytes come from `bytes` when they are needed.
+    /// A whole tensor whose little-endian bytes come from `bytes` when they are needed.
     pub fn lazy(
         path: impl Into<String>,
         dtype: Dtype,
         shape: &[usize],
         bytes: impl FnOnce() -> Cow<'a, [u8]> + 'a,
     ) -> Self {
-        Self { path: path.into(), dtype, shape: shape.to_vec(), bytes: Box::new(bytes) }
+        let part = Part::Whole(shape.to_vec());
+        Self { path: path.into(), dtype, part, bytes: Box::new(bytes) }
     }
 
-    /// A tensor of little-endian bytes in memory.
+    /// A whole tensor of little-endian bytes in memory.
     pub fn bytes(path: impl Into<String>, dtype: Dtype, shape: &[usize], bytes: &'a [u8]) -> Self {
         Self::lazy(path, dtype, shape, move || Cow::Borrowed(bytes))
     }
 
-    /// A tensor of f32 values.
+    /// A whole tensor of f32 values.
     pub fn f32(path: impl Into<String>, shape: &[usize], values: Vec<f32>) -> Self {
         Self::lazy_f32(path, shape, move || values)
     }
 
-    /// A tensor of f32 values that come from `values` when they are needed.
+    /// A whole tensor of f32 values that come from `values` when they are needed.
     pub fn lazy_f32(
         path: impl Into<String>,
         shape: &[usize],
         values: impl FnOnce() -> Vec<f32> + 'a,
     ) -> Self {
-        Self::lazy(path, Dtype::F32, shape, move || {
-            let values = values();
-            let mut bytes = vec![0; values.len() * 4];
-            // Chunks of fixed size, which the compiler turns into one plain copy.
-            for (to, value) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(&values) {
-                *to = value.to_le_bytes();
-            }
-            Cow::Owned(bytes)
-        })
+        Self::lazy(path, Dtype::F32, shape, move || Cow::Owned(little_endian(&values())))
+    }
+
+    /// A part of a tensor; `bytes` gives its elements in the shard's order.
+    pub fn lazy_part(
+        path: impl Into<String>,
+        dtype: Dtype,
+        shard: Shard,
+        bytes: impl FnOnce() -> Cow<'a, [u8]> + 'a,
+    ) -> Self {
+        Self { path: path.into(), dtype, part: Part::Shard(shard), bytes: Box::new(bytes) }
+    }
+
+    /// A part of a tensor of f32 values, which `values` gives in the shard's order.
+    pub fn lazy_f32_part(
+        path: impl Into<String>,
+        shard: Shard,
+        values: impl FnOnce() -> Vec<f32> + 'a,
+    ) -> Self {
+        Self::lazy_part(path, Dtype::F32, shard, move || Cow::Owned(little_endian(&values())))
     }
 
     /// Its name in the checkpoint.
     pub fn path(&self) -> &str {
         &self.path
     }
+
+    /// What there is to write. `None` if the whole tensor, in bytes, is more than a `usize` can count.
+    pub(crate) fn shard(&self) -> Option<Shard> {
+        let shape = match &self.part {
+            Part::Whole(shape) => shape,
+            Part::Shard(shard) => shard.shape(),
+        };
+        n_elements(shape)?.checked_mul(self.dtype.size())?;
+        match &self.part {
+            Part::Whole(shape) => Some(Shard::whole(shape)),
+            Part::Shard(shard) => Some(shard.clone()),
+        }
+    }
+}
+
+fn little_endian(values: &[f32]) -> Vec<u8> {
+    let mut bytes = vec![0; values.len() * 4];
+    // Chunks of fixed size, which the compiler turns into one plain copy.
+    for (to, value) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(values) {
+        *to = value.to_le_bytes();
+    }
+    bytes
 }
 
 impl fmt::Debug for SaveTensor<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SaveTensor({} {}{:?})", self.path, self.dtype, self.shape)
+        match &self.part {
+            Part::Whole(shape) => write!(f, "SaveTensor({} {}{shape:?})", self.path, self.dtype),
+            Part::Shard(shard) => write!(f, "SaveTensor({} {} {shard:?})", self.path, self.dtype),
+        }
     }
 }

@@ -7,6 +7,7 @@ mod evaluate;
 mod export;
 mod generate;
 mod output;
+mod ranks;
 mod source;
 mod tokenizer;
 mod train;

@@ -6,9 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Result, bail};
-use caravan_train::{Console, KEYS, Outcome, RunConfig, RunDir, next_commands, resume, train};
+use caravan_collective::{Communicator, RankFailed, threads};
+use caravan_train::{
+    Console, KEYS, Observer, Outcome, RankLog, RunConfig, RunDir, next_commands, resume_on,
+    train_on,
+};
 
-use crate::output;
+use crate::{output, ranks};
 
 /// The configuration that is used without any argument.
 const DEFAULT_CONFIG: &str = "configs/fixtures.toml";
@@ -47,40 +51,66 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    if args.ranks != 1 || args.transport != "threads" {
-        bail!(
-            "--ranks {} --transport {}: this version trains on one rank\nhelp: leave --ranks and --transport out; a larger batch is reached with global_batch=N",
-            args.ranks,
-            args.transport
-        );
+    if args.ranks == 0 {
+        bail!("--ranks 0\nhelp: use --ranks 1 or more");
     }
+    match args.transport.as_str() {
+        "mpi" => ranks::over_mpi(args.ranks, |world| run_rank(args, &world)),
+        _ => run_threads(args),
+    }
+}
+
+/// All ranks in this process; what the first one says counts.
+fn run_threads(args: &Args) -> Result<ExitCode> {
+    if args.ranks == 1 {
+        return run_rank(args, &Communicator::alone());
+    }
+    let failed = |failed: RankFailed| {
+        anyhow::anyhow!("{failed}\nhelp: what was saved is intact: go on with --resume")
+    };
+    let codes = threads::run(args.ranks, |world| run_rank(args, &world)).map_err(failed)?;
+    codes.into_iter().next().expect("a code from every rank")
+}
+
+fn run_rank(args: &Args, world: &Communicator) -> Result<ExitCode> {
+    let first = world.rank() == 0;
     let stop = Arc::new(AtomicBool::new(false));
-    let asked = Arc::clone(&stop);
-    ctrlc::set_handler(move || {
-        if asked.swap(true, Ordering::Relaxed) {
-            // The second time somebody means it. Checkpoints are atomic, so nothing is lost but time.
-            std::process::abort();
-        }
-        output::note("\nstopping after this step and saving; press Ctrl-C again to stop at once");
-    })?;
+    if first {
+        let asked = Arc::clone(&stop);
+        ctrlc::set_handler(move || {
+            if asked.swap(true, Ordering::Relaxed) {
+                // The second time somebody means it. Checkpoints are atomic, so nothing is lost but time.
+                std::process::abort();
+            }
+            output::note(
+                "\nstopping after this step and saving; press Ctrl-C again to stop at once",
+            );
+        })?;
+    }
+    // Folder and configuration are the first rank's, so that all have the same.
+    let dir = RunDir::new(ranks::told(world, || match (&args.out, args.resume) {
+        (Some(out), _) => Ok(out.clone()),
+        (None, true) => newest_run(),
+        (None, false) => Ok(fresh_dir(&configuration(args)?.1)),
+    })?);
+    if first {
+        output::note(&format!("run folder: {}", dir.path().display()));
+    }
     let mut console = Console::new();
+    let mut log = RankLog::new(dir.path(), world.rank());
+    let observer: &mut dyn Observer = if first { &mut console } else { &mut log };
+    let world = world.clone();
+    let n_ranks = world.size();
     let outcome = if args.resume {
-        let dir = RunDir::new(match &args.out {
-            Some(out) => out.clone(),
-            None => newest_run()?,
-        });
-        output::note(&format!("run folder: {}", dir.path().display()));
-        resume(&dir, &args.device, |saved| changed(args, saved), &stop, &mut console)
-            .map(|o| (dir, o))
+        let change = |saved| changed(args, saved).map(|config| spread(args, config, n_ranks));
+        resume_on(world, &dir, &args.device, change, &stop, observer)
     } else {
-        let (config, name) = configuration(args)?;
-        let dir = RunDir::new(args.out.clone().unwrap_or_else(|| fresh_dir(&name)));
-        output::note(&format!("run folder: {}", dir.path().display()));
-        train(config, &args.device, &dir, &stop, &mut console).map(|o| (dir, o))
+        let config = spread(args, configuration(args)?.0, n_ranks);
+        train_on(world, config, &args.device, &dir, &stop, observer)
     };
     console.close();
-    let (dir, outcome) = outcome?;
-    match outcome {
+    match outcome? {
+        Outcome::Assisted => Ok(ExitCode::SUCCESS),
         Outcome::Finished(report) => {
             output::note(&format!("\n{}", report.markdown));
             output::note(&format!(
@@ -90,6 +120,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             ));
             Ok(ExitCode::SUCCESS)
         }
+        Outcome::Stopped { .. } if !first => Ok(ExitCode::from(INTERRUPTED)),
         Outcome::Stopped { step, steps, checkpoint } => {
             output::note(&format!(
                 "stopped after step {step} of {steps}, saved `{}`\nhelp: go on with `cargo xtask train --resume --out {}`",
@@ -151,6 +182,19 @@ fn changed(args: &Args, saved: RunConfig) -> Result<RunConfig, caravan_train::Tr
         config.data.text.clone_from(&args.text);
     }
     config.with_overrides(&args.settings)
+}
+
+/// Ranks that no key gives work to are data-parallel: `--ranks 4` alone is `data_parallel=4`, and a run that is resumed
+/// takes the ranks it gets.
+fn spread(args: &Args, mut config: RunConfig, n_ranks: usize) -> RunConfig {
+    let p = &mut config.parallel;
+    let is_set = args.settings.iter().any(|s| s.starts_with("data_parallel="));
+    let rest = p.tensor_parallel * p.pipeline_parallel * p.context_parallel * p.shard_parallel;
+    if !is_set && rest > 0 && n_ranks.is_multiple_of(rest) && (args.resume || p.data_parallel == 1)
+    {
+        p.data_parallel = n_ranks / rest;
+    }
+    config
 }
 
 fn sets_text(settings: &[String]) -> bool {

@@ -164,9 +164,12 @@ impl Loader {
         Ok(())
     }
 
-    /// An endless iterator over the batches at `first_sequence`, `first_sequence + stride`, ...,
-    /// made by a thread that runs ahead.
-    pub fn prefetch(self: Arc<Self>, first_sequence: u64, rows: usize, stride: u64) -> Prefetch {
-        Prefetch::new(self, first_sequence, rows, stride)
+    /// The batches of `rows` sequences that begin at `sequences`, made by a thread that runs ahead.
+    pub fn prefetch(
+        self: Arc<Self>,
+        sequences: impl Iterator<Item = u64> + Send + 'static,
+        rows: usize,
+    ) -> Prefetch {
+        Prefetch::new(self, sequences, rows)
     }
 }

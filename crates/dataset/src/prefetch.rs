@@ -9,8 +9,8 @@ use crate::{DatasetError, Loader, TokenBatch};
 /// Batches that are made ahead.
 const AHEAD: usize = 4;
 
-/// The iterator of [`Loader::prefetch`]: `(first sequence, batch)`. It ends after an error, or
-/// where numbers pass `u64::MAX`. Dropping it ends the thread.
+/// The iterator of [`Loader::prefetch`]: `(first sequence, batch)`. It ends after an error, or with
+/// the numbers it was given. Dropping it ends the thread.
 #[derive(Debug)]
 pub struct Prefetch {
     receiver: Option<Receiver<Result<(u64, TokenBatch), DatasetError>>>,
@@ -18,17 +18,19 @@ pub struct Prefetch {
 }
 
 impl Prefetch {
-    pub(crate) fn new(loader: Arc<Loader>, first: u64, rows: usize, stride: u64) -> Self {
+    pub(crate) fn new(
+        loader: Arc<Loader>,
+        sequences: impl Iterator<Item = u64> + Send + 'static,
+        rows: usize,
+    ) -> Self {
         let (sender, receiver) = sync_channel(AHEAD);
         let thread = std::thread::spawn(move || {
-            let mut next = Some(first);
-            while let Some(sequence) = next {
+            for sequence in sequences {
                 let batch = loader.batch(sequence, rows).map(|batch| (sequence, batch));
                 let failed = batch.is_err();
                 if sender.send(batch).is_err() || failed {
                     return;
                 }
-                next = sequence.checked_add(stride);
             }
         });
         Self { receiver: Some(receiver), thread: Some(thread) }

@@ -97,7 +97,7 @@ impl Block {
     ///
     /// # Panics
     /// If sequences are cut over ranks.
-    pub(crate) fn extend(&self, x: Tensor<3>, cache: &mut LayerCache, start: usize) -> Tensor<3> {
+    pub fn extend(&self, x: Tensor<3>, cache: &mut LayerCache, start: usize) -> Tensor<3> {
         assert!(
             self.context.attend.is_whole(),
             "a cache holds whole sequences, but this model's are cut over ranks\nhelp: every rank of the context axis has all weights: decode with `with_attend(WholeSequences)`"

@@ -16,7 +16,7 @@ pub struct KvCache {
 
 /// The keys and values of one block.
 #[derive(Clone, Debug)]
-pub(crate) struct LayerCache {
+pub struct LayerCache {
     /// `None` only while [`append`](Self::append) works on it.
     keys: Option<Tensor<4>>,
     values: Option<Tensor<4>>,
@@ -24,7 +24,7 @@ pub(crate) struct LayerCache {
 
 impl KvCache {
     /// An empty cache; `n_kv_heads` has one entry per block.
-    pub(crate) fn new(
+    pub fn new(
         n_kv_heads: impl Iterator<Item = usize>,
         head_dim: usize,
         batch: usize,
@@ -38,6 +38,11 @@ impl KvCache {
             })
             .collect();
         Self { layers, batch, len: 0, capacity }
+    }
+
+    /// The caches of the blocks, for an executor that runs them itself.
+    pub fn layers_mut(&mut self) -> &mut [LayerCache] {
+        &mut self.layers
     }
 
     /// Number of sequences.
@@ -70,7 +75,10 @@ impl KvCache {
     }
 
     /// Checks that `n` positions of `batch` sequences fit, and returns the position of the first.
-    pub(crate) fn start(&self, batch: usize, n: usize) -> usize {
+    ///
+    /// # Panics
+    /// If there is no room, or the cache is for another number of sequences.
+    pub fn start(&self, batch: usize, n: usize) -> usize {
         assert_eq!(batch, self.batch, "the cache is for {} sequences, not {batch}", self.batch);
         assert!(
             self.len + n <= self.capacity,
@@ -82,7 +90,7 @@ impl KvCache {
     }
 
     /// Counts positions that every layer has been given.
-    pub(crate) fn advance(&mut self, n: usize) {
+    pub fn advance(&mut self, n: usize) {
         self.len += n;
     }
 }

@@ -1,25 +1,33 @@
 //! The first segment: token ids to vectors.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Int, Tensor, module};
+use burn::tensor::{Int, Tensor};
+
+use crate::vocab::Ends;
 
 /// The embedding table.
 #[derive(Module, Debug)]
 pub struct Embed {
     /// `[vocab_size, d_model]`.
     pub weight: Param<Tensor<2>>,
+    #[module(skip)]
+    pub(crate) ends: Ends,
 }
 
 impl Embed {
+    pub(crate) fn new(weight: Param<Tensor<2>>) -> Self {
+        Self { weight, ends: Ends::default() }
+    }
+
     /// Looks up every token's row.
     ///
     /// # Shapes
     /// - tokens: `[b, s]`, ids below `vocab_size`
-    /// - returns `[b, s, d_model]`
+    /// - returns `[b, s, d_model]`, or this rank's part of the sequence where the [`Region`](crate::Region) splits it
     ///
     /// # Panics
     /// On Flex if an id lies outside the table.
     pub fn forward(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
-        module::embedding(self.weight.val(), tokens)
+        self.ends.region.exit(self.ends.vocab.lookup(self.weight.val(), tokens))
     }
 }

@@ -102,6 +102,11 @@ impl Forward for Llama {
         let [b, s] = tokens.dims();
         let start = cache.start(b, s);
         let mut x = self.embed.forward(tokens);
+        assert_eq!(
+            x.dims()[1],
+            s,
+            "decoding needs whole sequences on every rank: read the model without sequence parallelism"
+        );
         for (block, layer) in self.blocks.iter().zip(&mut cache.layers) {
             x = block.extend(x, layer, start);
         }

@@ -5,8 +5,9 @@ use burn::tensor::{Int, Tensor};
 use caravan_kernels::Kernels;
 
 use crate::layers::{Linear, Norm};
+use crate::vocab::Ends;
 
-/// At most this many logits exist at once in [`Head::token_losses`] (64 MiB in f32).
+/// At most this many logits, over all ranks, exist at once in [`Head::token_losses`] (64 MiB in f32).
 const CHUNK_LOGITS: usize = 1 << 24;
 
 /// Final norm and output projection.
@@ -21,11 +22,21 @@ pub struct Head {
     pub output: Option<Linear>,
     #[module(skip)]
     pub(crate) kernels: Kernels,
+    #[module(skip)]
+    pub(crate) ends: Ends,
+    /// Of all ranks together.
+    #[module(skip)]
+    vocab_size: usize,
 }
 
 impl Head {
-    pub(crate) fn new(norm: Norm, output: Option<Linear>, kernels: Kernels) -> Self {
-        Self { norm, output, kernels }
+    pub(crate) fn new(
+        norm: Norm,
+        output: Option<Linear>,
+        vocab_size: usize,
+        kernels: Kernels,
+    ) -> Self {
+        Self { norm, output, kernels, ends: Ends::default(), vocab_size }
     }
 
     /// Whether [`forward`](Self::forward) and the losses need the embedding's weight.
@@ -36,32 +47,31 @@ impl Head {
     /// Logits of the next token at every position.
     ///
     /// # Shapes
-    /// - x: `[b, s, d_model]`
-    /// - tied: the embedding, `[vocab_size, d_model]`, exactly if the head is tied
-    /// - returns `[b, s, vocab_size]`
+    /// - x: `[b, s, d_model]`, or this rank's part of the sequence where the [`Region`](crate::Region) splits it
+    /// - tied: the embedding, `[vocab_size, d_model]`, or this rank's part of it, exactly if the head is tied
+    /// - returns `[b, s, vocab_size]`; constants where the vocabulary is split over ranks
     ///
     /// # Panics
     /// If `tied` is given to an untied head or not given to a tied one; so do the losses.
     pub fn forward(&self, x: Tensor<3>, tied: Option<Tensor<2>>) -> Tensor<3> {
-        let weight = self.projection(tied);
-        self.kernels.linear(self.norm.forward(self.kernels, x), weight)
+        self.ends.vocab.gather(self.local_logits(x, tied))
     }
 
     /// The sum over kept targets of the negative log-probability in nats, shape `[1]`.
     ///
     /// # Shapes
-    /// - x: `[b, s, d_model]`
+    /// - x, tied: as for [`forward`](Self::forward)
     /// - targets: `[b, s]`, -1 where ignored
-    /// - tied: as for [`forward`](Self::forward)
     pub fn loss(
         &self,
         x: Tensor<3>,
         targets: Tensor<2, Int>,
         tied: Option<Tensor<2>>,
     ) -> Tensor<1> {
-        let logits = self.forward(x, tied);
-        let [b, s, vocab_size] = logits.dims();
-        self.kernels.cross_entropy(logits.reshape([b * s, vocab_size]), targets.reshape([b * s]))
+        let logits = self.local_logits(x, tied);
+        let [b, s, n_logits] = logits.dims();
+        let (logits, targets) = (logits.reshape([b * s, n_logits]), targets.reshape([b * s]));
+        self.ends.vocab.cross_entropy(self.kernels, logits, targets)
     }
 
     /// Each target's negative log-probability in nats, 0 where ignored, without ever holding all logits.
@@ -69,7 +79,7 @@ impl Head {
     /// For measuring: no gradient is meant to flow.
     ///
     /// # Shapes
-    /// - x: `[b, s, d_model]`
+    /// - x, tied: as for [`forward`](Self::forward)
     /// - targets: `[b, s]`, -1 where ignored
     /// - returns `[b, s]`
     pub fn token_losses(
@@ -79,22 +89,33 @@ impl Head {
         tied: Option<Tensor<2>>,
     ) -> Tensor<2> {
         let weight = self.projection(tied);
+        let x = self.entered(x);
         let [b, s, d_model] = x.dims();
-        let vocab_size = weight.dims()[1];
         let n = b * s;
-        let x = self.norm.forward(self.kernels, x).reshape([n, d_model]);
-        let targets = targets.reshape([n]);
-        // A function of the vocabulary alone, so that it never depends on the machine.
-        let chunk = (CHUNK_LOGITS / vocab_size).max(1);
+        let (x, targets) = (x.reshape([n, d_model]), targets.reshape([n]));
+        // A function of the whole vocabulary alone, so that it never depends on the machine and is the same on all ranks.
+        let chunk = (CHUNK_LOGITS / self.vocab_size).max(1);
         let losses = (0..n).step_by(chunk).map(|start| {
             let rows = chunk.min(n - start);
             let logits = self.kernels.linear(x.clone().narrow(0, start, rows), weight.clone());
-            self.kernels.token_losses(logits, targets.clone().narrow(0, start, rows))
+            let targets = targets.clone().narrow(0, start, rows);
+            self.ends.vocab.token_losses(self.kernels, logits, targets)
         });
         Tensor::cat(losses.collect(), 0).reshape([b, s])
     }
 
-    /// `[d_model, vocab_size]`.
+    /// The logits of the tokens that this rank holds, `[b, s, tokens here]`.
+    fn local_logits(&self, x: Tensor<3>, tied: Option<Tensor<2>>) -> Tensor<3> {
+        let weight = self.projection(tied);
+        self.kernels.linear(self.entered(x), weight)
+    }
+
+    /// The projection's input: normed, and whole sequences on every rank.
+    fn entered(&self, x: Tensor<3>) -> Tensor<3> {
+        self.ends.region.enter(self.norm.forward(self.kernels, x))
+    }
+
+    /// `[d_model, tokens here]`.
     fn projection(&self, tied: Option<Tensor<2>>) -> Tensor<2> {
         match (&self.output, tied) {
             (Some(output), None) => output.weight.val(),

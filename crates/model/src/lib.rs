@@ -39,6 +39,7 @@ mod philox;
 mod presets;
 mod region;
 mod rope;
+mod vocab;
 mod weights;
 
 // The configuration and the names of known ones.
@@ -54,8 +55,9 @@ pub use layers::{Linear, Norm};
 pub use llama::Llama;
 pub use region::{Local, Region};
 pub use rope::{RopeTables, frequencies};
+pub use vocab::{Vocab, Whole};
 // Reading it.
-pub use cache::KvCache;
+pub use cache::{KvCache, LayerCache};
 pub use forward::{Forward, Positions};
 // Hugging Face directories.
 pub use weights::{

@@ -8,8 +8,9 @@ use caravan_kernels::Kernels;
 
 use crate::block::BlockWeights;
 use crate::layers::{Linear, Norm};
+use crate::vocab::Ends;
 use crate::{
-    Attend, Block, Embed, Head, LlamaConfig, ModelError, ParamInfo, Region, RopeTables, init,
+    Attend, Block, Embed, Head, LlamaConfig, ModelError, ParamInfo, Region, RopeTables, Vocab, init,
     params,
 };
 
@@ -57,11 +58,29 @@ impl Llama {
         device: &Device,
         values: &mut dyn FnMut(&str, &[usize]) -> Result<Vec<f32>, E>,
     ) -> Result<Self, E> {
+        Self::from_parts(config, kernels, device, &|_, whole| whole.to_vec(), values)
+    }
+
+    /// A rank's part of a model: [`from_values`](Self::from_values) where the parameter at each path has the shape
+    /// `part(path, whole shape)`, and `values` is asked for that. It still needs [`with_ranks`](Self::with_ranks).
+    ///
+    /// # Errors
+    /// As [`from_values`](Self::from_values).
+    ///
+    /// # Panics
+    /// As [`from_values`](Self::from_values), and if a part has another number of dims.
+    pub fn from_parts<E: From<ModelError>>(
+        config: &LlamaConfig,
+        kernels: Kernels,
+        device: &Device,
+        part: &dyn Fn(&str, &[usize]) -> Vec<usize>,
+        values: &mut dyn FnMut(&str, &[usize]) -> Result<Vec<f32>, E>,
+    ) -> Result<Self, E> {
         config.validate()?;
-        let mut make = Maker { device, values };
+        let mut make = Maker { device, part, values };
         let (d, q, k, ff) = (config.d_model, config.d_query(), config.d_key(), config.d_ff);
         let rope = RopeTables::new(config, device);
-        let embed = Embed { weight: make.param("embed.weight", [config.vocab_size, d])? };
+        let embed = Embed::new(make.param("embed.weight", [config.vocab_size, d])?);
         let blocks = (0..config.n_layers).map(|layer| {
             let at = |name: &str| format!("blocks.{layer}.{name}.weight");
             let weights = BlockWeights {
@@ -87,8 +106,27 @@ impl Llama {
             true => None,
             false => Some(make.linear("head.output.weight", d, config.vocab_size)?),
         };
-        let head = Head::new(norm, output, kernels);
+        let head = Head::new(norm, output, config.vocab_size, kernels);
         Ok(Self { embed, blocks, head, config: config.clone() })
+    }
+
+    /// A model from its segments, as [`into_segments`](Self::into_segments) gives them.
+    ///
+    /// # Panics
+    /// If the number of blocks is not the configuration's.
+    pub fn from_segments(
+        config: LlamaConfig,
+        embed: Embed,
+        blocks: Vec<Block>,
+        head: Head,
+    ) -> Self {
+        assert_eq!(blocks.len(), config.n_layers, "a block for every layer");
+        Self { embed, blocks, head, config }
+    }
+
+    /// The segments, for an executor that holds only some of them.
+    pub fn into_segments(self) -> (Embed, Vec<Block>, Head) {
+        (self.embed, self.blocks, self.head)
     }
 
     /// The configuration it was made from.
@@ -101,7 +139,7 @@ impl Llama {
         self.embed.weight.val().device()
     }
 
-    /// The embedding's weight `[vocab_size, d_model]` if it also serves as output projection.
+    /// The embedding's weight `[vocab_size, d_model]`, or this rank's rows of it, if it also serves as output projection.
     pub fn tied_weight(&self) -> Option<Tensor<2>> {
         self.head.is_tied().then(|| self.embed.weight.val())
     }
@@ -156,10 +194,14 @@ impl Llama {
         self
     }
 
-    /// The same model whose blocks enter and leave split weights through `region`.
+    /// The same model that enters and leaves split weights through `region`, and whose ends hold the part of the vocabulary
+    /// that `vocab` knows. Both at once, since a region that sums over ranks counts a whole vocabulary more than once.
     #[must_use]
-    pub fn with_region(mut self, region: &Arc<dyn Region>) -> Self {
+    pub fn with_ranks(mut self, region: &Arc<dyn Region>, vocab: &Arc<dyn Vocab>) -> Self {
         self.blocks.iter_mut().for_each(|block| block.context.region = Arc::clone(region));
+        let ends = Ends { region: Arc::clone(region), vocab: Arc::clone(vocab) };
+        self.embed.ends = ends.clone();
+        self.head.ends = ends;
         self
     }
 
@@ -174,6 +216,8 @@ impl Llama {
 /// Makes parameters from host values.
 struct Maker<'a, E> {
     device: &'a Device,
+    /// The shape of a parameter here, from its path and whole shape.
+    part: &'a dyn Fn(&str, &[usize]) -> Vec<usize>,
     values: &'a mut dyn FnMut(&str, &[usize]) -> Result<Vec<f32>, E>,
 }
 
@@ -181,8 +225,10 @@ impl<E> Maker<'_, E> {
     fn param<const D: usize>(
         &mut self,
         path: &str,
-        shape: [usize; D],
+        whole: [usize; D],
     ) -> Result<Param<Tensor<D>>, E> {
+        let shape: [usize; D] =
+            (self.part)(path, &whole).try_into().expect("a part has the dims of the whole");
         let values = (self.values)(path, &shape)?;
         Ok(Param::from_data(TensorData::new(values, shape), self.device))
     }

@@ -1,4 +1,4 @@
-//! Where other ranks enter a block, without the model knowing that there are any.
+//! Where other ranks enter the model, without it knowing that there are any.
 
 use std::fmt::Debug;
 
@@ -9,7 +9,8 @@ use burn::tensor::Tensor;
 ///
 /// Tensor parallelism: `enter` is the identity forward and an all-reduce backward, `exit` the reverse. Sequence
 /// parallelism: `enter` gathers the sequence, `exit` reduces and scatters it. A block reads its local head count from its
-/// weights, so nothing else changes.
+/// weights, so nothing else changes. The embedding is left and the head entered in the same way; what else they need to know
+/// is in [`Vocab`](crate::Vocab).
 ///
 /// # Reference
 /// Shoeybi et al., "Megatron-LM", 2019, section 3 (the operators f and g).

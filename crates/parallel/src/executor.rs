@@ -8,13 +8,16 @@
 //! backward   d embed  <- dx0 <- d block 0 <- dx1 <- ... <- dxn <- d head
 //! ```
 //!
+//! A rank may own any range of the segments, a *stage*: [`forward`] and [`backward`] take one micro-batch through it, and
+//! hand on what the neighbouring stages need. [`forward_backward`] is both over all segments.
+//!
 //! A block *keeps* its graph from forward to backward, or is *recomputed*: the forward pass leaves nothing but the block's
 //! input, and backward runs the block once more. Both give the same bits as one graph over the whole model, since the same
 //! operations run on the same numbers; only when they run differs.
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Gradients as NodeGradients, Int, Tensor};
-use caravan_model::{Block, Llama};
+use caravan_model::{Block, Embed, Head, Llama};
 
 use crate::gradients::{Gradient, Gradients};
 use crate::loss::LossSum;
@@ -43,6 +46,73 @@ pub struct MicroBatch {
     pub n_targets: u64,
 }
 
+/// A segment of the model, in visit order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Segment {
+    /// The embedding's lookup.
+    Embed,
+    /// A block, by its index in the whole model.
+    Block(usize),
+    /// Final norm, output projection and loss.
+    Head,
+    /// The head's use of a tied embedding: a gradient of its own until both uses are summed up.
+    Tied,
+}
+
+/// Where a stage's weights come from: they lie here, or are gathered for each use.
+///
+/// What is returned may be a handle on memory that others hold too; the executor drops it as soon as the segment is done.
+pub(crate) trait Weights {
+    /// The lookup, where this stage has it.
+    fn embed(&self) -> Option<Embed>;
+    /// Indices of the stage's blocks, which are neighbours.
+    fn blocks(&self) -> std::ops::Range<usize>;
+    /// A block of [`blocks`](Self::blocks).
+    fn block(&self, index: usize) -> Block;
+    /// The head with the weight it is tied to, where this stage has it.
+    fn head(&self) -> Option<(Head, Option<Tensor<2>>)>;
+}
+
+impl Weights for Llama {
+    fn embed(&self) -> Option<Embed> {
+        Some(self.embed.clone())
+    }
+
+    fn blocks(&self) -> std::ops::Range<usize> {
+        0..self.blocks.len()
+    }
+
+    fn block(&self, index: usize) -> Block {
+        self.blocks[index].clone()
+    }
+
+    fn head(&self) -> Option<(Head, Option<Tensor<2>>)> {
+        Some((self.head.clone(), self.tied_weight()))
+    }
+}
+
+/// Takes a segment's gradients, in visit order, as soon as they are there.
+pub(crate) type Sink<'a> = dyn FnMut(Segment, Vec<Gradient>) + 'a;
+
+/// A micro-batch between its forward and its backward through a stage.
+#[derive(Debug)]
+pub(crate) struct StagePass {
+    /// The root of the lookup's graph, where graphs are kept.
+    embedded: Option<Tensor<3>>,
+    passes: Vec<Pass>,
+    /// The gradient of the head's input, on the last stage.
+    from_head: Option<Tensor<3>>,
+}
+
+/// What a stage's forward gives.
+#[derive(Debug)]
+pub(crate) enum StageOutput {
+    /// The residual stream for the next stage, `[rows, seq_len, d_model]`.
+    Hidden(Tensor<3>),
+    /// The loss, in nats, from the last stage.
+    Loss(f64),
+}
+
 /// Gradients of the *sum* of the losses over the micro-batch's targets, and that sum.
 ///
 /// A tied embedding's two uses are still apart ([`Gradients::finish`]); a frozen parameter has no gradient.
@@ -54,16 +124,42 @@ pub fn forward_backward(
     batch: &MicroBatch,
     activations: Activations,
 ) -> (Gradients, LossSum) {
-    let starts = &batch.document_starts;
+    let mut segments = Vec::new();
+    let mut tied = None;
+    let mut sink = |segment, gradients: Vec<Gradient>| match segment {
+        Segment::Tied => tied = gradients.into_iter().next().map(|g| (g.path, g.values)),
+        _ => segments.push(gradients),
+    };
+    let (output, pass) = forward(model, None, batch, activations, &mut sink);
+    let StageOutput::Loss(nats) = output else { panic!("a whole model ends with its loss") };
+    backward(model, pass, None, batch, &mut sink);
+    let gradients = Gradients::new(segments.into_iter().rev().flatten().collect(), tied);
+    (gradients, LossSum { nats, tokens: batch.n_targets })
+}
 
-    // Forward.
-    let embedded = model.embed.forward(batch.tokens.clone()); // [rows, seq_len, d_model]
-    let mut x = embedded.clone().inner();
-    let mut passes = Vec::with_capacity(model.blocks.len());
-    for block in &model.blocks {
+/// Takes a micro-batch forward through a stage; the head also goes backward, since its logits are the largest tensor of all.
+///
+/// `input` is the plain residual stream from the stage before; `None` where the stage begins with the lookup.
+pub(crate) fn forward(
+    weights: &dyn Weights,
+    input: Option<Tensor<3>>,
+    batch: &MicroBatch,
+    activations: Activations,
+    sink: &mut Sink<'_>,
+) -> (StageOutput, StagePass) {
+    let starts = &batch.document_starts;
+    let embedded = weights.embed().map(|embed| embed.forward(batch.tokens.clone()));
+    let mut x = match (&embedded, input) {
+        (Some(embedded), None) => embedded.clone().inner(),
+        (None, Some(input)) => input,
+        _ => panic!("a stage begins with the lookup or with what the stage before gave"),
+    };
+    let mut passes = Vec::with_capacity(weights.blocks().len());
+    for index in weights.blocks() {
+        let block = weights.block(index);
         let pass = match activations {
             Activations::Keep => {
-                let (input, output) = run(block, x, starts);
+                let (input, output) = run(&block, x, starts);
                 Pass { input, output: Some(output) }
             }
             Activations::Recompute => Pass { input: x, output: None },
@@ -74,50 +170,86 @@ pub fn forward_backward(
             // and the bits must be those of the second run.
             None => {
                 let input = Tensor::from_inner(pass.input.clone());
-                block.clone().no_grad().forward(input, starts.clone()).inner()
+                block.no_grad().forward(input, starts.clone()).inner()
             }
         };
         passes.push(pass);
     }
+    // The graph would hold on to the table.
+    let embedded = embedded.filter(|_| activations == Activations::Keep);
+    let Some((head, tied)) = weights.head() else {
+        return (StageOutput::Hidden(x), StagePass { embedded, passes, from_head: None });
+    };
+    let (nats, gradient) = run_head(&head, tied, x, batch, sink);
+    (StageOutput::Loss(nats), StagePass { embedded, passes, from_head: Some(gradient) })
+}
 
-    // Head and loss, forward and backward at once.
-    let input = Tensor::from_inner(x).require_grad();
-    // A leaf of its own, so that this use's gradient does not mix with the lookup's.
-    let tied = model.tied_weight().map(|weight| {
-        let is_trained = weight.is_require_grad();
-        Tensor::from_inner(weight.inner()).set_require_grad(is_trained)
-    });
-    let loss = model.head.loss(input.clone(), batch.targets.clone(), tied.clone()); // [1]
-    let nats = f64::from(loss.clone().inner().into_scalar::<f32>());
-    let mut grads = loss.backward();
-    let mut gradient = input.grad_remove(&mut grads).expect("the loss depends on its input");
-    let tied = tied.filter(Tensor::is_require_grad).map(|weight| {
-        let values = weight.grad_remove(&mut grads).expect("the logits depend on the tied weight");
-        ("embed.weight".to_owned(), flat(values))
-    });
-    let mut segments = vec![collect(&model.head, "head", &mut grads)];
-
-    // Backward through the blocks, each freed as soon as it is done.
-    for (i, block) in model.blocks.iter().enumerate().rev() {
+/// Takes a micro-batch backward through a stage, each block freed as soon as it is done. Returns the gradient of the
+/// stage's input, `None` where that is tokens.
+///
+/// `gradient` is the plain gradient of what [`forward`] gave to the next stage; `None` on the last stage.
+pub(crate) fn backward(
+    weights: &dyn Weights,
+    pass: StagePass,
+    gradient: Option<Tensor<3>>,
+    batch: &MicroBatch,
+    sink: &mut Sink<'_>,
+) -> Option<Tensor<3>> {
+    let StagePass { embedded, mut passes, from_head } = pass;
+    let mut gradient = match (from_head, gradient) {
+        (Some(own), None) => own,
+        (None, Some(given)) => given,
+        _ => panic!("a gradient comes from the head or from the next stage"),
+    };
+    for index in weights.blocks().rev() {
+        let block = weights.block(index);
         let pass = passes.pop().expect("one pass per block");
         let (input, output) = match pass.output {
             Some(output) => (pass.input, output),
-            None => run(block, pass.input, starts),
+            None => run(&block, pass.input, &batch.document_starts),
         };
         let mut grads = backward_from(output, gradient);
         gradient = input.grad_remove(&mut grads).expect("a block depends on its input");
-        segments.push(collect(block, &format!("blocks.{i}"), &mut grads));
+        sink(Segment::Block(index), collect(&block, &format!("blocks.{index}"), &mut grads));
     }
+    let Some(embed) = weights.embed() else { return Some(gradient) };
+    let embedded = embedded.unwrap_or_else(|| embed.forward(batch.tokens.clone()));
     if embedded.is_tracked() {
         let mut grads = backward_from(embedded, gradient);
-        segments.push(collect(&model.embed, "embed", &mut grads));
+        sink(Segment::Embed, collect(&embed, "embed", &mut grads));
     }
+    None
+}
 
-    let gradients = Gradients::new(segments.into_iter().rev().flatten().collect(), tied);
-    (gradients, LossSum { nats, tokens: batch.n_targets })
+/// Head and loss, forward and backward at once: the loss in nats and the gradient of `x`.
+fn run_head(
+    head: &Head,
+    tied: Option<Tensor<2>>,
+    x: Tensor<3>,
+    batch: &MicroBatch,
+    sink: &mut Sink<'_>,
+) -> (f64, Tensor<3>) {
+    let input = Tensor::from_inner(x).require_grad();
+    // A leaf of its own, so that this use's gradient does not mix with the lookup's.
+    let tied = tied.map(|weight| {
+        let is_trained = weight.is_require_grad();
+        Tensor::from_inner(weight.inner()).set_require_grad(is_trained)
+    });
+    let loss = head.loss(input.clone(), batch.targets.clone(), tied.clone()); // [1]
+    let nats = f64::from(loss.clone().inner().into_scalar::<f32>());
+    let mut grads = loss.backward();
+    let gradient = input.grad_remove(&mut grads).expect("the loss depends on its input");
+    if let Some(weight) = tied.filter(Tensor::is_require_grad) {
+        let values = weight.grad_remove(&mut grads).expect("the logits depend on the tied weight");
+        let (path, shape) = ("embed.weight".to_owned(), weight.dims().to_vec());
+        sink(Segment::Tied, vec![Gradient { path, shape, values: flat(values) }]);
+    }
+    sink(Segment::Head, collect(head, "head", &mut grads));
+    (nats, gradient)
 }
 
 /// A block's way through the forward pass.
+#[derive(Debug)]
 struct Pass {
     /// The leaf of the block's graph; a plain tensor as long as there is no graph.
     input: Tensor<3>,

@@ -2,6 +2,7 @@
 
 use burn::tensor::Tensor;
 
+use crate::mutation;
 use crate::tree::Combine;
 
 /// The gradient of one parameter.
@@ -72,7 +73,9 @@ impl Gradients {
 
     /// Adds the two uses of a tied weight. Without one it changes nothing.
     pub fn finish(mut self) -> Self {
-        if let Some(Tied { path, values }) = self.tied.take() {
+        if let Some(Tied { path, values }) = self.tied.take()
+            && !mutation::on("tied_use_dropped")
+        {
             for entry in self.entries.iter_mut().filter(|e| e.path == path) {
                 replace(&mut entry.values, |lookup| lookup.add(values.clone()));
             }
@@ -162,6 +165,21 @@ impl Combine for Gradients {
             (Some(left), Some(right)) => replace(&mut left.values, |left| left.add(right.values)),
             (None, None) => {}
             _ => panic!("finished gradients were added to unfinished ones"),
+        }
+        self
+    }
+}
+
+/// The gradients of one segment, in visit order.
+#[derive(Debug)]
+pub(crate) struct SegmentGradients(pub(crate) Vec<Gradient>);
+
+impl Combine for SegmentGradients {
+    fn combine(mut self, right: Self) -> Self {
+        assert_eq!(self.0.len(), right.0.len(), "gradients of two different segments");
+        for (left, right) in self.0.iter_mut().zip(right.0) {
+            assert_eq!(left.path, right.path, "gradients of two different segments");
+            replace(&mut left.values, |left| left.add(right.values));
         }
         self
     }

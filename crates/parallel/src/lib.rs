@@ -8,17 +8,36 @@
 //! over their global index, so that the sum has the same bits whoever computed which of them. [`Gradients`] carries the result
 //! by module path, in visit order. `examples/micro_batches.rs` shows the three at work.
 
+mod collect;
 pub mod context;
+mod engine;
 mod error;
 mod executor;
 mod gradients;
 mod loss;
+mod mesh;
 pub mod mutation;
+mod pipeline;
+mod reader;
+mod reduce;
+mod schedule;
 mod seed;
+mod segments;
+mod state;
+mod store;
+pub mod tensor;
 mod tree;
 
-pub use error::ParallelError;
-pub use executor::{Activations, MicroBatch, forward_backward};
+// The model on a mesh.
+pub use collect::Values;
+pub use engine::{Engine, NotFinite, StepOutcome, StepSettings};
+pub use error::{ParallelError, Result};
+pub use mesh::{Layout, Mesh, Place, Reduction, Schedule};
+pub use reader::Reader;
+pub use segments::{Portion, SegmentLayout, SegmentParam};
+pub use state::StatePart;
+// One micro-batch, and sums of many.
+pub use executor::{Activations, MicroBatch, Segment, forward_backward};
 pub use gradients::{Gradient, Gradients};
 pub use loss::{ExactSum, LossSum};
 pub use tree::{BlockId, BlockTree, Combine};

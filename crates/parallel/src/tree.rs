@@ -104,6 +104,20 @@ impl<T: Combine> BlockTree<T> {
         self.blocks.insert(at, (id, sum));
     }
 
+    /// Adds a part to the running sum from left to right, outside the tree: for a sum whose order need not be fixed.
+    ///
+    /// # Panics
+    /// If parts of the tree were added before.
+    pub(crate) fn push_left(&mut self, part: T) {
+        match self.blocks.pop() {
+            None => self.blocks.push((BlockId { start: 0, level: 0 }, part)),
+            Some((id, sum)) => {
+                assert!(self.blocks.is_empty() && id.level == 0, "a sum has one order: {self:?}");
+                self.blocks.push((id, sum.combine(part)));
+            }
+        }
+    }
+
     /// How many blocks wait for a neighbour. At most `ceil(log2 n)` once `n >= 2` indices `0..n` were pushed in order,
     /// the finished sum included.
     pub fn n_pending(&self) -> usize {
@@ -142,14 +156,6 @@ mod tests {
     impl Combine for Text {
         fn combine(self, right: Self) -> Self {
             Text(format!("({}+{})", self.0, right.0))
-        }
-    }
-
-    /// A gradient: a vector whose sums depend on the order.
-    impl Combine for Vec<f32> {
-        fn combine(mut self, right: Self) -> Self {
-            self.iter_mut().zip(right).for_each(|(a, b)| *a += b);
-            self
         }
     }
 

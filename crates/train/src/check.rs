@@ -1,5 +1,8 @@
 //! Settings that can be refused by themselves, before any text is read.
 
+use caravan_model::LlamaConfig;
+use caravan_parallel::{Layout, Reduction, Schedule};
+
 use crate::config::RunConfig;
 use crate::error::{Result, TrainError};
 use crate::memory::parse_bytes;
@@ -49,46 +52,40 @@ pub(crate) fn run(config: &RunConfig) -> Result<()> {
     Ok(())
 }
 
-/// Degrees of the mesh: one rank has nothing to share.
-pub(crate) fn parallel(config: &RunConfig) -> Result<()> {
+/// How the run is split over ranks.
+pub(crate) fn layout(config: &RunConfig, model: &LlamaConfig) -> Result<Layout> {
     let p = &config.parallel;
-    for (name, value) in [
-        ("data_parallel", p.data_parallel),
-        ("tensor_parallel", p.tensor_parallel),
-        ("pipeline_parallel", p.pipeline_parallel),
-        ("context_parallel", p.context_parallel),
-        ("shard_parallel", p.shard_parallel),
-        ("virtual_stages", p.virtual_stages),
-    ] {
-        if value != 1 {
-            return Err(TrainError::plan(
-                format!("{name} = {value}, but this version runs on one rank"),
-                format!("set {name}=1; a larger global_batch is reached by more micro-batches"),
-            ));
-        }
-    }
-    if p.zero_stage != 0 || p.sequence_parallel {
-        return Err(TrainError::plan(
-            format!(
-                "zero_stage = {}, sequence_parallel = {}: one rank has nothing to share",
-                p.zero_stage, p.sequence_parallel
-            ),
-            "set zero_stage=0 and sequence_parallel=false",
-        ));
-    }
-    if p.reduction != "exact" {
-        return Err(TrainError::plan(
-            format!("reduction = \"{}\" needs several ranks", p.reduction),
-            "set reduction=exact",
-        ));
-    }
-    if !["gpipe", "1f1b", "interleaved"].contains(&p.pipeline_schedule.as_str()) {
-        return Err(TrainError::plan(
-            format!("pipeline_schedule = \"{}\" is unknown", p.pipeline_schedule),
-            "choose gpipe, 1f1b or interleaved",
-        ));
-    }
-    Ok(())
+    let one_of = |key: &str, value: &str, known: &str| {
+        TrainError::plan(format!("{key} = \"{value}\" is unknown"), format!("choose {known}"))
+    };
+    let schedule = match p.pipeline_schedule.as_str() {
+        "gpipe" => Schedule::GPipe,
+        "1f1b" => Schedule::OneForwardOneBackward,
+        "interleaved" => Schedule::Interleaved,
+        other => return Err(one_of("pipeline_schedule", other, "gpipe, 1f1b or interleaved")),
+    };
+    let reduction = match p.reduction.as_str() {
+        "exact" => Reduction::Exact,
+        "fast" => Reduction::Fast,
+        other => return Err(one_of("reduction", other, "exact or fast")),
+    };
+    let zero_stage = u8::try_from(p.zero_stage)
+        .map_err(|_| one_of("zero_stage", &p.zero_stage.to_string(), "0, 1, 2 or 3"))?;
+    let layout = Layout {
+        data: p.data_parallel,
+        shard: p.shard_parallel,
+        tensor: p.tensor_parallel,
+        pipeline: p.pipeline_parallel,
+        context: p.context_parallel,
+        zero_stage,
+        sequence_parallel: p.sequence_parallel,
+        schedule,
+        virtual_stages: p.virtual_stages,
+        reduction,
+    };
+    let run = &config.run;
+    layout.check(model, run.seq_len, run.micro_batch, run.global_batch)?;
+    Ok(layout)
 }
 
 /// Split, weights, separator.

@@ -88,6 +88,17 @@ pub enum TrainError {
         /// How to go on.
         help: String,
     },
+    /// Another rank of the run cannot go on.
+    #[error("rank {rank}: {message}")]
+    OtherRank {
+        /// Which.
+        rank: usize,
+        /// Its error, with the way out of it.
+        message: String,
+    },
+    /// Degrees of parallelism that do not fit.
+    #[error(transparent)]
+    Parallel(#[from] caravan_parallel::ParallelError),
     /// From the tokenizer.
     #[error(transparent)]
     Tokenizer(#[from] caravan_tokenizer::TokenizerError),

@@ -18,6 +18,8 @@ mod memory;
 mod metrics;
 mod observer;
 mod plan;
+mod rank_log;
+mod ranks;
 mod report;
 mod run;
 mod run_dir;
@@ -25,6 +27,7 @@ mod state;
 mod step;
 mod validation;
 
+pub use caravan_parallel::{NotFinite, StepOutcome, StepSettings};
 pub use config::{
     DataSection, KEYS, Key, ModelSection, OptimSection, ParallelSection, RunConfig, RunSection,
 };
@@ -35,9 +38,10 @@ pub use memory::{Memory, parse_bytes, peak_rss_bytes, show_bytes};
 pub use metrics::{Metrics, Row, draw_loss, read_rows};
 pub use observer::{Event, Observer, Silent};
 pub use plan::{Plan, group};
+pub use rank_log::RankLog;
 pub use report::{Report, next_commands};
-pub use run::{Outcome, resume, train};
+pub use run::{Outcome, resume, resume_on, train, train_on};
 pub use run_dir::{OpenRun, RunDir, open_run};
 pub use state::{Position, new_optimizer};
-pub use step::{NotFinite, StepOutcome, StepSettings, for_inference, step, to_device};
+pub use step::{for_inference, step, step_of, to_device};
 pub use validation::{Sample, sample, samples, score, text_options};

@@ -8,7 +8,7 @@ use caravan_dataset::Packing;
 use caravan_model::Kernels;
 use caravan_model::LlamaConfig;
 use caravan_optim::{AdamWConfig, LrSchedule, Schedule, ScheduleConfig};
-use caravan_parallel::Activations;
+use caravan_parallel::{Activations, Layout};
 
 use crate::check;
 use crate::config::RunConfig;
@@ -36,7 +36,9 @@ pub struct Plan {
     pub schedule: LrSchedule,
     /// Moments and epsilon.
     pub adamw: AdamWConfig,
-    /// Micro-batches per update.
+    /// How the work is split over ranks.
+    pub layout: Layout,
+    /// Micro-batches per update, of all ranks together.
     pub n_micro_batches: usize,
     /// Predicted bytes.
     pub memory: Memory,
@@ -51,10 +53,10 @@ impl Plan {
         let device = caravan_model::device::parse(device_name)?;
         let mut config = config;
         check::run(&config)?;
-        check::parallel(&config)?;
         check::data(&config)?;
         let n_micro_batches = config.run.global_batch / config.run.micro_batch;
         let model = model_config(&config)?;
+        let layout = check::layout(&config, &model)?;
         let kernels = choice(
             "kernels",
             &config.run.kernels,
@@ -111,6 +113,7 @@ impl Plan {
             packing,
             schedule,
             adamw,
+            layout,
             n_micro_batches,
             memory,
         })
@@ -205,6 +208,9 @@ impl Plan {
                 self.memory.describe()
             ),
         );
+        if self.layout.world() > 1 {
+            line("ranks", format!("{}: {}", self.layout.world(), self.layout.describe()));
+        }
         line(
             "device",
             format!(
@@ -269,6 +275,7 @@ fn model_config(config: &RunConfig) -> Result<LlamaConfig> {
     model.n_kv_heads = m.n_kv_heads.unwrap_or(model.n_kv_heads);
     model.head_dim = m.head_dim.unwrap_or(model.head_dim);
     model.rope_theta = m.rope_theta.unwrap_or(model.rope_theta);
+    model.init_std = m.init_std.unwrap_or(model.init_std);
     model.tie_embeddings = m.tie_embeddings.unwrap_or(model.tie_embeddings);
     model.max_seq_len = config.run.seq_len;
     model.vocab_size = config.data.vocab_size.unwrap_or(model.vocab_size);

@@ -6,22 +6,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use burn::tensor::Device;
-use caravan_checkpoint::RunLock;
-use caravan_model::Llama;
+use caravan_collective::Communicator;
+use caravan_model::{Forward, Llama};
 use caravan_optim::{AdamW, ParamGroups};
+use caravan_parallel::{Engine, Mesh, NotFinite, StepSettings};
 use caravan_tokenizer::Encode;
 
-use crate::config::RunConfig;
+use crate::config::{RunConfig, RunSection};
 use crate::data::{self, Data};
 use crate::error::{Result, TrainError};
 use crate::memory::peak_rss_bytes;
 use crate::metrics::{Metrics, Row, draw_loss, read_rows};
 use crate::observer::{Event, Observer};
 use crate::plan::Plan;
+use crate::ranks::Ranks;
 use crate::report::{self, Report};
 use crate::run_dir::RunDir;
 use crate::state::{self, Position};
-use crate::step::{StepSettings, for_inference, step, to_device};
+use crate::step::{for_inference, step_of, to_device};
 use crate::validation;
 
 /// How a run ended without an error.
@@ -29,6 +31,8 @@ use crate::validation;
 pub enum Outcome {
     /// All steps are done.
     Finished(Box<Report>),
+    /// All steps are done, and the report is the first rank's.
+    Assisted,
     /// It was asked to stop, and saved.
     Stopped {
         /// Updates done.
@@ -40,7 +44,7 @@ pub enum Outcome {
     },
 }
 
-/// Starts a run in `dir`, which must be new or empty.
+/// Starts a run in `dir`, which must be new or empty, on one rank.
 ///
 /// # Errors
 /// Anything in [`TrainError`]; what was saved before the error stays.
@@ -51,9 +55,27 @@ pub fn train(
     stop: &AtomicBool,
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
-    let plan = Plan::new(config, device)?;
-    let lock = dir.create()?;
-    start(plan, dir, &lock, stop, observer)
+    train_on(Communicator::alone(), config, device, dir, stop, observer)
+}
+
+/// Starts a run on all ranks of `world`, each of which calls this with the same arguments; `stop` and `observer` of the
+/// first count. Ranks on several machines see `dir` and the cache on one file system.
+///
+/// # Errors
+/// As [`train`], on every rank: one that could go on tells what the first that cannot says.
+pub fn train_on(
+    world: Communicator,
+    config: RunConfig,
+    device: &str,
+    dir: &RunDir,
+    stop: &AtomicBool,
+    observer: &mut dyn Observer,
+) -> Result<Outcome> {
+    let ranks = Ranks::new(world.clone());
+    let plan = ranks.agree(Plan::new(config, device))?;
+    let mesh = ranks.agree(mesh(world, &plan))?;
+    let _lock = ranks.first(|| dir.create())?;
+    start(&plan, mesh, &ranks, dir, stop, observer)
 }
 
 /// Goes on with the run in `dir` from its newest checkpoint; from the start if there is none yet.
@@ -68,7 +90,34 @@ pub fn resume(
     stop: &AtomicBool,
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
-    let (lock, saved) = dir.resume()?;
+    resume_on(Communicator::alone(), dir, device, change, stop, observer)
+}
+
+/// Goes on with the run in `dir` on all ranks of `world`, whatever the layout was that saved it.
+///
+/// # Errors
+/// As [`resume`], on every rank.
+pub fn resume_on(
+    world: Communicator,
+    dir: &RunDir,
+    device: &str,
+    change: impl FnOnce(RunConfig) -> Result<RunConfig>,
+    stop: &AtomicBool,
+    observer: &mut dyn Observer,
+) -> Result<Outcome> {
+    let ranks = Ranks::new(world.clone());
+    let _lock = ranks.first(|| dir.lock_to_resume())?;
+    let plan = ranks.agree(plan_to_resume(dir, device, change))?;
+    let mesh = ranks.agree(mesh(world, &plan))?;
+    start(&plan, mesh, &ranks, dir, stop, observer)
+}
+
+fn plan_to_resume(
+    dir: &RunDir,
+    device: &str,
+    change: impl FnOnce(RunConfig) -> Result<RunConfig>,
+) -> Result<Plan> {
+    let saved = RunConfig::from_file(&dir.config())?;
     let config = change(saved.clone())?;
     if let Some((key, now, was)) = config.identity_changes(&saved).first() {
         return Err(TrainError::RunDir {
@@ -77,40 +126,50 @@ pub fn resume(
             help: format!("leave {key} out to go on, or start a new run with --out"),
         });
     }
-    let plan = Plan::new(config, device)?;
-    start(plan, dir, &lock, stop, observer)
+    Plan::new(config, device)
+}
+
+fn mesh(world: Communicator, plan: &Plan) -> Result<Mesh> {
+    Ok(Mesh::new(world, &plan.layout)?)
 }
 
 fn start(
-    plan: Plan,
+    plan: &Plan,
+    mesh: Mesh,
+    ranks: &Ranks,
     dir: &RunDir,
-    _lock: &RunLock,
     stop: &AtomicBool,
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
-    let data = data::prepare(&plan, observer)?;
-    let plan = plan.with_vocab(data.tokenizer.vocab_size())?;
-    dir.bind_shards(data.shards.dir())?;
-    data.tokenizer.save_into(dir.path())?;
-    data::write_whole(&dir.config(), plan.config.to_toml().as_bytes())?;
+    let data = ranks.first_then_others(|| data::prepare(plan, observer))?;
+    let plan = ranks.agree(plan.clone().with_vocab(data.tokenizer.vocab_size()))?;
+    ranks.first(|| {
+        dir.bind_shards(data.shards.dir())?;
+        data.tokenizer.save_into(dir.path())?;
+        data::write_whole(&dir.config(), plan.config.to_toml().as_bytes())
+    })?;
     observer.event(&Event::Planned(&plan));
     let device = plan.device.clone().autodiff();
     let model = Llama::init(&plan.model, plan.config.run.seed, plan.kernels, &device)?;
-    let (model, optimizer, position) = match caravan_checkpoint::open_latest(&dir.checkpoints())? {
+    let mut engine = Engine::new(model, plan.layout, mesh);
+    let opened = caravan_checkpoint::open_latest_lazy(&dir.checkpoints());
+    let (optimizer, position) = match ranks.agree(opened.map_err(TrainError::from))? {
         Some(checkpoint) => {
-            let restored = state::restore(&checkpoint, &plan, &data.tokenizer, model)?;
+            let restored = state::restore(&checkpoint, &plan, &data.tokenizer, &mut engine);
+            let (optimizer, position) = ranks.agree(restored)?;
             observer.event(&Event::Note(&format!(
                 "resumed at step {} from `{}`",
-                restored.2.step,
+                position.step,
                 checkpoint.dir().display()
             )));
-            restored
+            (optimizer, position)
         }
-        None => (model, state::new_optimizer(&plan)?, Position::default()),
+        None => (state::new_optimizer(&plan)?, Position::default()),
     };
-    let metrics = Metrics::open(dir.path(), position.step)?;
+    let metrics = ranks.first(|| Metrics::open(dir.path(), position.step))?;
     let run = Run {
         plan: &plan,
+        ranks,
         dir,
         data: &data,
         device,
@@ -120,15 +179,17 @@ fn start(
         saved: None,
         rate: None,
     };
-    run.go(model, optimizer, position, stop, observer)
+    run.go(engine, optimizer, position, stop, observer)
 }
 
 struct Run<'a> {
     plan: &'a Plan,
+    ranks: &'a Ranks,
     dir: &'a RunDir,
     data: &'a Data,
     device: Device,
-    metrics: Metrics,
+    /// Written by the first rank.
+    metrics: Option<Metrics>,
     started: Instant,
     before: f64,
     saved: Option<(u64, PathBuf)>,
@@ -138,29 +199,30 @@ struct Run<'a> {
 impl Run<'_> {
     fn go(
         mut self,
-        mut model: Llama,
+        mut engine: Engine,
         mut optimizer: AdamW,
         mut position: Position,
         stop: &AtomicBool,
         observer: &mut dyn Observer,
     ) -> Result<Outcome> {
         let run = &self.plan.config.run;
-        let mut batches = Arc::clone(&self.data.loader).prefetch(
-            position.next_sequence,
-            run.micro_batch,
-            run.micro_batch as u64,
-        );
+        let n = self.plan.n_micro_batches;
+        let mine = engine.micro_batches(n);
+        let mut batches = Arc::clone(&self.data.loader)
+            .prefetch(sequences(position.next_sequence, run, &mine), run.micro_batch);
         let groups = ParamGroups::default();
-        while position.step < run.steps && !stop.load(Ordering::Relaxed) {
+        while position.step < run.steps && !self.ranks.decide(stop.load(Ordering::Relaxed)) {
             let begun = Instant::now();
-            let first = position.next_sequence;
-            let device = &self.device;
+            let read = (&mut batches).take(mine.len());
+            let read = read.collect::<std::result::Result<Vec<_>, _>>();
+            let read = if self.plan.layout.world() == 1 {
+                read?
+            } else {
+                self.ranks.agree(read.map_err(TrainError::from))?
+            };
             let mask = self.plan.config.data.document_mask;
-            let step_batches = (&mut batches)
-                .take(self.plan.n_micro_batches)
-                .collect::<std::result::Result<Vec<_>, _>>()?;
-            let micro_batches =
-                step_batches.iter().map(|(_, batch)| to_device(batch, mask, device));
+            let micro_batches: Vec<_> =
+                read.iter().map(|(_, batch)| to_device(batch, mask, &self.device)).collect();
             let settings = StepSettings {
                 lr: self.plan.schedule.lr(position.step),
                 weight_decay: self.plan.config.optim.weight_decay,
@@ -168,15 +230,11 @@ impl Run<'_> {
                 grad_clip: self.plan.config.optim.grad_clip,
                 activations: self.plan.activations,
             };
-            let outcome = match step(model, &mut optimizer, micro_batches, settings) {
-                Ok((next, outcome)) => {
-                    model = next;
-                    outcome
-                }
-                Err((_, found)) => return Err(self.not_finite(position, found)),
-            };
+            let outcome = step_of(&mut engine, &mut optimizer, n, &micro_batches, settings)
+                .map_err(|found| self.not_finite(position, found))?;
+            let secs = self.ranks.largest(begun.elapsed().as_secs_f64());
             position.step += 1;
-            position.next_sequence = first + run.global_batch as u64;
+            position.next_sequence += run.global_batch as u64;
             position.tokens += outcome.loss.tokens;
             position.elapsed_secs = self.elapsed();
             let mut row = Row {
@@ -185,51 +243,67 @@ impl Run<'_> {
                 train_loss: Some(outcome.loss.mean()),
                 lr: Some(settings.lr),
                 grad_norm: Some(outcome.grad_norm),
-                tokens_per_sec: Some(outcome.loss.tokens as f64 / begun.elapsed().as_secs_f64()),
+                tokens_per_sec: Some(outcome.loss.tokens as f64 / secs),
                 peak_rss_bytes: peak_rss_bytes(),
                 elapsed_secs: position.elapsed_secs,
                 ..Row::default()
             };
-            let secs_left = self.secs_left(begun.elapsed().as_secs_f64(), position.step);
+            let secs_left = self.secs_left(secs, position.step);
             observer.event(&Event::Step { row: &row, steps: run.steps, secs_left });
             let last = position.step == run.steps;
             if last || (run.eval_every > 0 && position.step.is_multiple_of(run.eval_every)) {
-                self.evaluate(&model, &mut row, last, observer)?;
+                let evaluated = self.evaluate(&engine, &mut row, last, observer);
+                self.ranks.agree(evaluated)?;
             }
-            self.metrics.write(&row)?;
+            let written = self.metrics.as_mut().map_or(Ok(()), |metrics| metrics.write(&row));
+            self.ranks.agree(written)?;
             position.elapsed_secs = self.elapsed();
             if last
                 || (run.checkpoint_every > 0 && position.step.is_multiple_of(run.checkpoint_every))
             {
-                self.save(&model, &optimizer, position, observer)?;
+                self.save(&engine, &optimizer, position, observer)?;
             }
         }
         drop(batches);
         if position.step < run.steps {
-            let checkpoint = self.save(&model, &optimizer, position, observer)?;
+            let checkpoint = self.save(&engine, &optimizer, position, observer)?;
             return Ok(Outcome::Stopped { step: position.step, steps: run.steps, checkpoint });
         }
-        let report = self.finish(&model, position)?;
-        Ok(Outcome::Finished(Box::new(report)))
+        let whole = engine.into_whole();
+        match self.ranks.first(|| self.finish(whole, position))? {
+            Some(report) => Ok(Outcome::Finished(Box::new(report))),
+            None => Ok(Outcome::Assisted),
+        }
     }
 
     /// Scores the validation text into `row`, and lets the model write.
+    ///
+    /// Ranks that have the same model leave it to the first of them.
     fn evaluate(
         &self,
-        model: &Llama,
+        engine: &Engine,
         row: &mut Row,
         last: bool,
         observer: &mut dyn Observer,
     ) -> Result<()> {
-        let model = for_inference(model);
+        let sharded = self.plan.layout.zero_stage == 3;
+        if engine.place().replica(engine.layout()) > 0 && !sharded {
+            return Ok(());
+        }
+        let whole = engine.whole().map(|model| for_inference(&model));
+        let reader = engine.reader();
+        let model: &dyn Forward = match &whole {
+            Some(model) => model,
+            None => &reader,
+        };
         let limit = if last { u64::MAX } else { self.plan.config.run.eval_tokens };
-        if let Some(score) = validation::score(&model, self.plan, self.data, limit)? {
+        if let Some(score) = validation::score(model, self.plan, self.data, limit)? {
             row.val_loss = Some(score.nats / score.n_tokens as f64);
             row.val_bits_per_byte = Some(score.bits_per_byte());
             observer.event(&Event::Evaluated(row));
         }
         if !last {
-            for sample in validation::samples(&model, self.plan, self.data, row.step)? {
+            for sample in validation::samples(model, self.plan, self.data, row.step)? {
                 observer.event(&Event::Sample { prompt: &sample.prompt, text: &sample.text });
             }
         }
@@ -238,7 +312,7 @@ impl Run<'_> {
 
     fn save(
         &mut self,
-        model: &Llama,
+        engine: &Engine,
         optimizer: &AdamW,
         position: Position,
         observer: &mut dyn Observer,
@@ -249,15 +323,22 @@ impl Run<'_> {
             return Ok(path.clone());
         }
         let root = self.dir.checkpoints();
-        let path = state::save(&root, self.plan, &self.data.tokenizer, model, optimizer, position)?;
-        caravan_checkpoint::prune(&root, self.plan.config.run.keep_checkpoints, &|_| false)?;
+        let tokenizer = &self.data.tokenizer;
+        let path =
+            state::save(&root, self.plan, tokenizer, engine, optimizer, position, self.ranks)?;
+        let keep = self.plan.config.run.keep_checkpoints;
+        self.ranks.first(|| Ok(caravan_checkpoint::prune(&root, keep, &|_| false)?))?;
         observer.event(&Event::Saved { step: position.step, path: &path });
         self.saved = Some((position.step, path.clone()));
         Ok(path)
     }
 
-    fn finish(&self, model: &Llama, position: Position) -> Result<Report> {
-        let model = for_inference(model);
+    /// The report; of a model that was spread over ranks the first rank reads back what was just saved.
+    fn finish(&self, whole: Option<Llama>, position: Position) -> Result<Report> {
+        let model = match whole {
+            Some(model) => for_inference(&model),
+            None => state::whole_model(&self.dir.checkpoints(), self.plan)?,
+        };
         let rows = read_rows(self.dir.path())?;
         draw_loss(
             &rows,
@@ -278,7 +359,7 @@ impl Run<'_> {
         rate * (self.plan.config.run.steps - step) as f64
     }
 
-    fn not_finite(&self, position: Position, found: crate::step::NotFinite) -> TrainError {
+    fn not_finite(&self, position: Position, found: NotFinite) -> TrainError {
         let last = position.next_sequence + self.plan.config.run.global_batch as u64 - 1;
         let shards = self.data.shards.dir().display();
         TrainError::NotFinite {
@@ -298,4 +379,17 @@ impl Run<'_> {
             ),
         }
     }
+}
+
+/// First sequences of a rank's micro-batches, step after step: those with the indices `mine` of each step.
+fn sequences(
+    next: u64,
+    run: &RunSection,
+    mine: &[u64],
+) -> impl Iterator<Item = u64> + Send + use<> {
+    let (rows, step, mine) = (run.micro_batch as u64, run.global_batch as u64, mine.to_vec());
+    let steps = std::iter::successors(Some(next), move |first| first.checked_add(step));
+    steps
+        .flat_map(move |first| mine.clone().into_iter().map(move |i| first.checked_add(i * rows)))
+        .map_while(|sequence| sequence)
 }

@@ -134,7 +134,7 @@ impl RunDir {
     ///
     /// # Errors
     /// There is no run, or another process works on it.
-    pub fn resume(&self) -> Result<(RunLock, RunConfig)> {
+    pub fn lock_to_resume(&self) -> Result<RunLock> {
         if !self.config().exists() {
             return Err(TrainError::RunDir {
                 path: self.path.clone(),
@@ -143,8 +143,7 @@ impl RunDir {
                     .to_owned(),
             });
         }
-        let lock = RunLock::acquire(&self.path)?;
-        Ok((lock, RunConfig::from_file(&self.config())?))
+        Ok(RunLock::acquire(&self.path)?)
     }
 
     /// The tokenizer that was saved with the run.

@@ -6,14 +6,16 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Tensor, TensorData};
-use caravan_checkpoint::{Checkpoint, Meta, SaveTensor};
+use caravan_checkpoint::{Checkpoint, Meta, RankFile, SaveTensor, Shard, Staging, save_rank};
 use caravan_model::{Llama, LlamaConfig};
 use caravan_optim::{AdamW, ParamState, Placement};
+use caravan_parallel::{Engine, StatePart};
 use caravan_tokenizer::{Encode, Tokenizer};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
 use crate::plan::Plan;
+use crate::ranks::Ranks;
 
 /// Where a run stands; stored as the data position of a checkpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -28,7 +30,7 @@ pub struct Position {
     pub elapsed_secs: f64,
 }
 
-/// Saves everything that a resumed run needs.
+/// Saves everything that a resumed run needs, every rank what it holds. Called by all ranks.
 ///
 /// # Errors
 /// The disk is full or cannot be written; earlier checkpoints are untouched.
@@ -36,9 +38,10 @@ pub(crate) fn save(
     root: &Path,
     plan: &Plan,
     tokenizer: &Tokenizer,
-    model: &Llama,
+    engine: &Engine,
     optimizer: &AdamW,
     position: Position,
+    ranks: &Ranks,
 ) -> Result<PathBuf> {
     let meta = Meta {
         config: serde_json::json!({ "model": plan.model, "run": plan.config }),
@@ -46,18 +49,37 @@ pub(crate) fn save(
         data: serde_json::to_value(position).expect("a position is JSON"),
         state: serde_json::Value::Null,
     };
+    let staging = ranks.first(|| Ok(Staging::begin(root, position.step)?))?;
+    let name = ranks.tell(staging.as_ref().map_or(&[], |staging| staging.name().as_bytes()));
+    let name = String::from_utf8(name).expect("the first rank tells a name");
     let mut tensors = Vec::new();
-    model.flat(&mut |path, shape, values| {
-        tensors.push(SaveTensor::lazy_f32(format!("model/{path}"), shape, move || host(values)));
-        if let Some(state) = optimizer.export(path) {
-            tensors.push(SaveTensor::f32(format!("adam_m/{path}"), shape, state.moment1));
-            tensors.push(SaveTensor::f32(format!("adam_v/{path}"), shape, state.moment2));
+    for part in engine.state_parts().iter().filter(|part| part.saves) {
+        let (path, shard) = (part.path.clone(), shard_of(part));
+        let state = optimizer.export(&path);
+        let weights = part.clone();
+        let model = SaveTensor::lazy_f32_part(format!("model/{path}"), shard.clone(), move || {
+            engine.weights(&weights)
+        });
+        tensors.push(model);
+        if let Some(ParamState { moment1, moment2, .. }) = state {
+            for (moment, values) in [("adam_m", moment1), ("adam_v", moment2)] {
+                let path = format!("{moment}/{path}");
+                tensors.push(SaveTensor::lazy_f32_part(path, shard.clone(), move || values));
+            }
         }
-    });
-    Ok(caravan_checkpoint::save(root, position.step, &meta, &mut tensors.into_iter())?)
+    }
+    let report = save_rank(root, &name, ranks.rank(), &mut tensors.into_iter());
+    let report = ranks.agree(report.map_err(TrainError::from))?;
+    let reports = ranks.gather(&report.to_json());
+    ranks.first(|| {
+        let reports: std::result::Result<Vec<_>, _> =
+            reports.iter().map(|bytes| RankFile::from_json(bytes)).collect();
+        Ok(staging.expect("the first rank has it").commit(&meta, reports?)?)
+    })?;
+    Ok(caravan_checkpoint::step_dir(root, position.step))
 }
 
-/// Restores model, optimizer and position from a checkpoint that was opened (and so verified).
+/// Restores weights, optimizer and position from a checkpoint that any layout saved. Each rank reads what it holds.
 ///
 /// # Errors
 /// The checkpoint is another model's, another tokenizer's, or lacks a tensor.
@@ -65,8 +87,8 @@ pub(crate) fn restore(
     checkpoint: &Checkpoint,
     plan: &Plan,
     tokenizer: &Tokenizer,
-    model: Llama,
-) -> Result<(Llama, AdamW, Position)> {
+    engine: &mut Engine,
+) -> Result<(AdamW, Position)> {
     let path = checkpoint.dir();
     check_tokenizer(checkpoint, tokenizer)?;
     if model_config(checkpoint)? != plan.model {
@@ -77,22 +99,28 @@ pub(crate) fn restore(
     }
     let position: Position = serde_json::from_value(checkpoint.manifest().data.clone())
         .map_err(|e| damaged(path, format!("its data position cannot be read: {e}")))?;
-    let model = load_parameters(model, checkpoint)?;
+    let read = |kind: &str, part: &StatePart| {
+        checkpoint.read(&format!("{kind}/{}", part.path), &shard_of(part))
+    };
+    engine.load_weights(&mut |part| read("model", part))?;
     let mut optimizer = new_optimizer(plan)?;
-    for info in model.parameters() {
-        let moment = |name: &str| {
-            checkpoint.f32_values_of_shape(&format!("{name}/{}", info.path), &info.shape)
-        };
-        let (moment1, moment2) = (moment("adam_m")?, moment("adam_v")?);
-        let n = moment1.len();
-        optimizer.import(
-            &info.path,
-            n,
-            ParamState { step: position.step, moment1, moment2 },
-            &plan.device,
-        )?;
+    for part in engine.state_parts() {
+        let (moment1, moment2) = (read("adam_m", &part)?, read("adam_v", &part)?);
+        let n = part.elements.len();
+        let state = ParamState { step: position.step, moment1, moment2 };
+        optimizer.import(&part.path, n, state, &plan.device)?;
     }
-    Ok((model, optimizer, position))
+    Ok((optimizer, position))
+}
+
+/// Where a rank's part of a parameter lies in the whole.
+fn shard_of(part: &StatePart) -> Shard {
+    let shard = Shard::whole(&part.shape);
+    let shard = match &part.slice {
+        Some((dim, range)) => shard.slice(*dim, range.clone()),
+        None => shard,
+    };
+    shard.elements(part.elements.clone())
 }
 
 /// An optimizer without state; on Flex tensors are host memory, where one fused pass is quicker.
@@ -102,6 +130,17 @@ pub(crate) fn restore(
 pub fn new_optimizer(plan: &Plan) -> Result<AdamW> {
     let placement = if plan.device_name == "flex" { Placement::Host } else { Placement::Device };
     Ok(AdamW::new(plan.adamw, placement)?)
+}
+
+/// The whole model of the newest checkpoint, without autodiff.
+///
+/// # Errors
+/// There is none, or it is damaged.
+pub(crate) fn whole_model(root: &Path, plan: &Plan) -> Result<Llama> {
+    let checkpoint = caravan_checkpoint::open_latest(root)?
+        .ok_or_else(|| damaged(root, "there is no checkpoint".to_owned()))?;
+    let model = Llama::init(&plan.model, plan.config.run.seed, plan.kernels, &plan.device)?;
+    load_parameters(model, &checkpoint)
 }
 
 /// Puts the checkpoint's weights into `model`.
@@ -154,8 +193,4 @@ fn damaged(path: &Path, problem: String) -> TrainError {
         help: "use an older checkpoint of the run, or the version of Caravan that wrote it"
             .to_owned(),
     }
-}
-
-fn host(values: Tensor<1>) -> Vec<f32> {
-    values.into_data().try_into_vec::<f32>().expect("parameters are f32")
 }

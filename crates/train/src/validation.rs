@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use caravan_eval::{EvalDocument, TextOptions, TextScore, evaluate_text};
 use caravan_generate::{Options, Sampler, generate};
-use caravan_model::Llama;
+use caravan_model::Forward;
 use caravan_tokenizer::Encode;
 
 use crate::data::Data;
@@ -36,7 +36,7 @@ pub fn text_options(plan: &Plan) -> TextOptions {
 /// # Errors
 /// The model's context is shorter than the windows.
 pub fn score(
-    model: &Llama,
+    model: &dyn Forward,
     plan: &Plan,
     data: &Data,
     max_tokens: u64,
@@ -64,7 +64,7 @@ pub fn score(
 ///
 /// # Errors
 /// Sampling failed.
-pub fn samples(model: &Llama, plan: &Plan, data: &Data, step: u64) -> Result<Vec<Sample>> {
+pub fn samples(model: &dyn Forward, plan: &Plan, data: &Data, step: u64) -> Result<Vec<Sample>> {
     if plan.config.run.sample_tokens == 0 {
         return Ok(Vec::new());
     }
@@ -78,7 +78,13 @@ pub fn samples(model: &Llama, plan: &Plan, data: &Data, step: u64) -> Result<Vec
 ///
 /// # Errors
 /// Sampling failed.
-pub fn sample(model: &Llama, plan: &Plan, data: &Data, prompt: &str, seed: u64) -> Result<Sample> {
+pub fn sample(
+    model: &dyn Forward,
+    plan: &Plan,
+    data: &Data,
+    prompt: &str,
+    seed: u64,
+) -> Result<Sample> {
     let tokenizer = data.tokenizer.as_ref();
     let n_prompt = tokenizer.encode(prompt)?.len() + 1;
     let room = plan.config.run.seq_len.saturating_sub(n_prompt);

@@ -112,7 +112,7 @@ fn forged(change: impl FnOnce(&mut Value)) -> (tempfile::TempDir, PathBuf) {
     (root, dir)
 }
 
-fn write_manifest(dir: &Path, text: &[u8]) {
+pub(crate) fn write_manifest(dir: &Path, text: &[u8]) {
     fs::write(dir.join("manifest.json"), text).unwrap();
     let line = format!("{}  manifest.json\n", blake3::hash(text).to_hex());
     fs::write(dir.join("manifest.json.b3"), line).unwrap();
@@ -125,8 +125,8 @@ fn refusal(change: impl FnOnce(&mut Value)) -> String {
 
 #[test]
 fn a_newer_format_asks_for_an_upgrade() {
-    let message = refusal(|m| *m = json!({"format_version": 2, "something": "else"}));
-    assert!(message.contains("format version 2 is newer than 1"), "{message}");
+    let message = refusal(|m| *m = json!({"format_version": 3, "something": "else"}));
+    assert!(message.contains("format version 3 is newer than 2"), "{message}");
     assert!(message.contains("help: upgrade caravan"), "{message}");
     assert!(
         refusal(|m| m["format_version"] = json!(0)).contains("format version 0 does not exist")
@@ -137,7 +137,7 @@ fn a_newer_format_asks_for_an_upgrade() {
 #[test]
 fn hostile_manifests_are_refused() {
     // tensors[0] is adamw/step (scalar U64), [1] the f32 weights of 8 elements, [2] 9 odd bytes.
-    let shard = |start: u64, end: u64, file: &str| json!({"file": file, "start": start, "end": end, "blake3": "0".repeat(64)});
+    let shard = |from: u64, to: u64, file: &str| json!({"file": file, "start": [0, 0], "extent": [8, 1], "flat": [from, to], "blake3": "0".repeat(64)});
     let name = "rank-00000.safetensors";
     let cases: Vec<(&str, Box<dyn FnOnce(&mut Value)>, &str)> = vec![
         (
@@ -192,34 +192,59 @@ fn hostile_manifests_are_refused() {
         ),
         (
             "other shape",
-            Box::new(|m| m["tensors"][1]["shape"] = json!([4, 2])),
+            Box::new(|m| {
+                m["tensors"][1]["shape"] = json!([4, 2]);
+                m["tensors"][1]["shards"][0]["extent"] = json!([4, 2]);
+            }),
             "tensor `model/blocks.0.wq.weight` is",
         ),
         (
             "larger shape",
-            Box::new(|m| m["tensors"][1]["shape"] = json!([9])),
-            "of 9 elements has shards for 8",
+            Box::new(|m| m["tensors"][1]["shape"] = json!([9, 1])),
+            "tensor `model/blocks.0.wq.weight` of shape [9, 1]: 8 of its 9 elements were saved: [0..8, 0..1]",
         ),
-        ("smaller shape", Box::new(|m| m["tensors"][1]["shape"] = json!([7])), "has a shard 0..8"),
-        ("no shards", Box::new(|m| m["tensors"][1]["shards"] = json!([])), "has shards for 0"),
+        (
+            "smaller shape",
+            Box::new(|m| m["tensors"][1]["shape"] = json!([7, 1])),
+            "8 from 0 on leave dim 0 of 7",
+        ),
+        (
+            "flat shape",
+            Box::new(|m| m["tensors"][1]["shape"] = json!([8])),
+            "the box does not have the tensor's 1 dims",
+        ),
+        (
+            "box that overflows",
+            Box::new(|m| m["tensors"][1]["shards"][0]["start"] = json!([u64::MAX, 0])),
+            "leave dim 0 of 8",
+        ),
+        (
+            "no shards",
+            Box::new(|m| m["tensors"][1]["shards"] = json!([])),
+            "0 of its 8 elements were saved: none",
+        ),
         (
             "gap",
             Box::new(move |m| m["tensors"][1]["shards"] = json!([shard(1, 8, name)])),
-            "has a shard 1..8 where 0 must follow",
+            "elements 0..1 of [0..8, 0..1] are in no file",
         ),
         (
             "overlap",
             Box::new(move |m| {
-                m["tensors"][1]["shards"] = json!([shard(0, 5, name), shard(4, 8, name)])
+                let mut other = m["files"][0].clone();
+                other["name"] = json!("rank-00001.safetensors");
+                m["files"].as_array_mut().unwrap().push(other);
+                m["tensors"][1]["shards"] =
+                    json!([shard(0, 5, name), shard(4, 8, "rank-00001.safetensors")])
             }),
-            "has a shard 4..8 where 5",
+            "elements 4..5 of [0..8, 0..1] are in `rank-00000.safetensors` and in `rank-00001.safetensors`",
         ),
         (
             "backwards",
             Box::new(move |m| {
-                m["tensors"][1]["shards"] = json!([shard(0, 9, name), shard(9, 8, name)])
+                m["tensors"][1]["shards"] = json!([shard(0, 8, name), shard(9, 8, name)])
             }),
-            "has a shard 0..9",
+            "9..8 leaves the 8 elements of the box",
         ),
         (
             "two in a file",
@@ -344,6 +369,7 @@ proptest! {
             write_manifest(dir, &text);
             if let Ok(checkpoint) = Checkpoint::open(dir) {
                 for tensor in checkpoint.tensors() {
+                    let tensor = tensor.unwrap();
                     let expected = match tensor.dtype {
                         caravan_checkpoint::Dtype::U8 => 9,
                         caravan_checkpoint::Dtype::U64 => 8,

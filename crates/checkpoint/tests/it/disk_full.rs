@@ -30,10 +30,8 @@ fn on_a_full_disk_the_previous_checkpoint_stays() {
         return not_run(&format!("no mount namespace here: {}", errors.trim()));
     }
     assert!(output.status.success(), "{text}{errors}");
-    assert!(
-        text.contains("/.saving-step-00000002/rank-00000.safetensors`: cannot write the tensors: "),
-        "{text}"
-    );
+    assert!(text.contains("/.saving-step-00000002."), "{text}");
+    assert!(text.contains("/rank-00000.safetensors`: cannot write the tensors: "), "{text}");
     assert!(text.contains("No space left on device"), "{text}");
     assert!(text.contains("\nhelp: free some space"), "{text}");
 }

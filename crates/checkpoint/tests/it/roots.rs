@@ -52,13 +52,19 @@ fn listed_by_step_and_nothing_else() {
 #[test]
 fn killed_while_writing() {
     let root = root_with(&[1]);
-    let half = root.path().join(".saving-step-00000002");
-    fs::create_dir(&half).unwrap();
-    fs::write(half.join("rank-00000.safetensors"), b"half").unwrap();
+    // The second is what older programs called it.
+    for name in [".saving-step-00000002.0123456789abcdef", ".saving-step-00000002"] {
+        let half = root.path().join(name);
+        fs::create_dir(&half).unwrap();
+        fs::write(half.join("rank-00000.safetensors"), b"half").unwrap();
+    }
+    // Nobody else's.
+    fs::create_dir(root.path().join(".saving-step-00000002.notes")).unwrap();
     assert_eq!(steps(root.path()), [1]);
     assert_latest(root.path(), 1);
     save_step(root.path(), 3, N).unwrap();
-    assert_eq!(names(root.path()), ["LATEST", "step-00000001", "step-00000003"]);
+    let expected = [".saving-step-00000002.notes", "LATEST", "step-00000001", "step-00000003"];
+    assert_eq!(names(root.path()), expected);
 }
 
 #[test]

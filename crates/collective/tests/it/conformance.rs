@@ -17,7 +17,7 @@ const LONG: usize = 600_011;
 ///
 /// # Panics
 /// When anything is not as it should be.
-pub fn conformance(group: &Communicator) {
+pub(crate) fn conformance(group: &Communicator) {
     for group in [group.clone(), group.checked()] {
         all_types(&group);
         in_split_groups(&group);

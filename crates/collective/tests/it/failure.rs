@@ -98,7 +98,7 @@ fn a_rank_may_end_before_the_others_when_nobody_needs_it() {
             pair.barrier();
         }
         if world.rank() == 2 {
-            let mut came = [0, 0, 0];
+            let mut came = [0_u8; 3];
             for (from, came) in came.iter_mut().enumerate() {
                 world.recv(from, 0, std::slice::from_mut(came));
             }

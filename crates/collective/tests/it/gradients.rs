@@ -19,10 +19,6 @@ impl Host {
         Self { dims, values: (0..dims.iter().product()).map(value).collect() }
     }
 
-    fn map(&self, f: impl Fn(f64) -> f64) -> Self {
-        Self { dims: self.dims, values: self.values.iter().map(|x| f(*x)).collect() }
-    }
-
     fn zip(&self, other: &Self, f: impl Fn(f64, f64) -> f64) -> Self {
         assert_eq!(self.dims, other.dims);
         let pairs = self.values.iter().zip(&other.values);

@@ -1,7 +1,6 @@
 //! One rank of a test under mpirun: `collective-ranks MODE`, see `mpi.rs` for what each must do.
 
 #![allow(clippy::print_stdout, reason = "the tests read it")]
-#![allow(unreachable_pub, reason = "a module shared with the tests")]
 
 use std::time::{Duration, Instant};
 

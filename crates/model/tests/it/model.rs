@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use caravan_model::{Forward, Kernels, Llama, LlamaConfig, Region, preset};
+use caravan_model::{Forward, Kernels, Llama, LlamaConfig, Region, Vocab, Whole, preset};
 
 use crate::support::{difference, flex, host, ids, int, parameters, tiny, wide};
 
@@ -179,14 +179,15 @@ impl Region for Counting {
 }
 
 #[test]
-fn a_region_is_entered_and_left_twice_per_block() {
+fn a_region_is_entered_and_left_twice_per_block_and_once_by_the_ends() {
     let device = flex();
     let region = Arc::new(Counting::default());
     let shared: Arc<dyn Region> = region.clone();
-    wide(&device).with_region(&shared).logits(ids(1, 3, 50, &device), None);
+    let whole: Arc<dyn Vocab> = Arc::new(Whole);
+    wide(&device).with_ranks(&shared, &whole).logits(ids(1, 3, 50, &device), None);
     assert_eq!(
         (region.enters.load(Ordering::Relaxed), region.exits.load(Ordering::Relaxed)),
-        (4, 4)
+        (2 * 2 + 1, 2 * 2 + 1)
     );
 }
 

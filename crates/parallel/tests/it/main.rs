@@ -9,9 +9,15 @@ mod common;
 mod context;
 /// Keep, recompute, one graph, tied weights, sums over micro-batches.
 mod executor;
+/// Every layout of ranks equals one rank.
+mod layouts;
 /// Nothing is left behind after a step.
 mod memory;
+/// A model over ranks, held against the whole one.
+mod ranks;
 /// Gradients and optimizer steps of transformers.
 mod reference;
 /// A sequence over ranks, held against one rank and against float64.
 mod sequence;
+/// Tensor and sequence parallelism: every cut equals one rank.
+mod tensor;

@@ -10,11 +10,15 @@
 
 #[path = "../it/common.rs"]
 mod common;
+#[path = "../it/ranks.rs"]
+mod ranks;
 #[path = "../it/sequence.rs"]
 mod sequence;
 
 /// Context parallelism: the ring and its sums.
 mod context;
+/// Tensor and sequence parallelism, the split vocabulary.
+mod tensor;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -53,6 +53,7 @@ pub const KEYS: &[Key] = &[
     key("model", "head_dim"),
     key("model", "d_ff"),
     key("model", "rope_theta"),
+    key("model", "init_std"),
     key("model", "tie_embeddings"),
     key("optim", "peak_lr"),
     key("optim", "min_lr"),

@@ -131,6 +131,7 @@ fn from_sections(mut sections: Table, origin: &str) -> Result<RunConfig> {
         ("optim", "beta2"),
         ("data", "val_fraction"),
         ("model", "rope_theta"),
+        ("model", "init_std"),
     ] {
         if let Some(v) = sections.get_mut(section).and_then(|s| s.get_mut(name))
             && let Value::Integer(i) = v
@@ -234,6 +235,7 @@ mod tests {
                 "head_dim=16",
                 "d_ff=128",
                 "rope_theta=1e4",
+                "init_std=0.05",
                 "tie_embeddings=true",
                 "min_lr=1e-5",
                 "warmup_steps=3",

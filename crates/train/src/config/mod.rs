@@ -156,6 +156,9 @@ pub struct ModelSection {
     /// Base of the rotary position angles.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rope_theta: Option<f64>,
+    /// Standard deviation of initial weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init_std: Option<f64>,
     /// Use the embedding as output projection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tie_embeddings: Option<bool>,

@@ -1,0 +1,90 @@
+//! Ranks that go through a run together: the same steps, and the same end when one of them cannot go on.
+
+use caravan_collective::Communicator;
+
+use crate::error::{Result, TrainError};
+
+/// All ranks of a run, seen from one.
+#[derive(Clone, Debug)]
+pub(crate) struct Ranks {
+    world: Communicator,
+}
+
+impl Ranks {
+    pub(crate) fn new(world: Communicator) -> Self {
+        Self { world }
+    }
+
+    /// Whether this rank speaks to the user and to the disk.
+    pub(crate) fn is_first(&self) -> bool {
+        self.world.rank() == 0
+    }
+
+    pub(crate) fn rank(&self) -> usize {
+        self.world.rank()
+    }
+
+    /// This rank's result, if all ranks have one. Called by all ranks.
+    ///
+    /// # Errors
+    /// This rank's own error, or what the first of the others says.
+    pub(crate) fn agree<T>(&self, result: Result<T>) -> Result<T> {
+        let mine = result.as_ref().map_or_else(|error| error.to_string(), |_| String::new());
+        let all = self.world.all_gather_v(mine.as_bytes());
+        let failed = all.iter().enumerate().find(|(_, text)| !text.is_empty());
+        match (result, failed) {
+            (Ok(value), None) => Ok(value),
+            (Err(error), _) => Err(error),
+            (Ok(_), Some((rank, text))) => Err(TrainError::OtherRank {
+                rank,
+                message: String::from_utf8_lossy(text).into_owned(),
+            }),
+        }
+    }
+
+    /// What only the first rank does; the others wait for it.
+    ///
+    /// # Errors
+    /// As [`agree`](Self::agree).
+    pub(crate) fn first<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
+        self.agree(if self.is_first() { work().map(Some) } else { Ok(None) })
+    }
+
+    /// What every rank does, the first before the others: it makes files that they find.
+    ///
+    /// # Errors
+    /// As [`agree`](Self::agree).
+    pub(crate) fn first_then_others<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        if self.is_first() {
+            let made = self.agree(work())?;
+            return self.agree(Ok(made));
+        }
+        self.agree(Ok(()))?;
+        self.agree(work())
+    }
+
+    /// The first rank's bytes, on every rank.
+    pub(crate) fn tell(&self, bytes: &[u8]) -> Vec<u8> {
+        let mine = if self.is_first() { bytes } else { &[] };
+        self.world.all_gather_v(mine).swap_remove(0)
+    }
+
+    /// Everybody's bytes, in rank order.
+    pub(crate) fn gather(&self, bytes: &[u8]) -> Vec<Vec<u8>> {
+        self.world.all_gather_v(bytes)
+    }
+
+    /// Whether the first rank says yes.
+    pub(crate) fn decide(&self, yes: bool) -> bool {
+        let mut answer = [u8::from(yes)];
+        self.world.broadcast(0, &mut answer);
+        answer[0] == 1
+    }
+
+    /// The largest of the ranks' numbers.
+    pub(crate) fn largest(&self, value: f64) -> f64 {
+        let mut values = [value];
+        self.world.all_reduce(caravan_collective::ReduceOp::Max, &mut values);
+        values[0]
+    }
+}
