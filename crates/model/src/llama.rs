@@ -10,8 +10,8 @@ use crate::block::BlockWeights;
 use crate::layers::{Linear, Norm};
 use crate::vocab::Ends;
 use crate::{
-    Attend, Block, Embed, Head, LlamaConfig, ModelError, ParamInfo, Region, RopeTables, Vocab, init,
-    params,
+    Attend, Block, Embed, Head, LlamaConfig, ModelError, ParamInfo, Region, RopeTables, Vocab,
+    init, params,
 };
 
 /// A LLaMA on one device.

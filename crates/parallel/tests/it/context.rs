@@ -196,7 +196,10 @@ fn a_batch_is_cut_into_columns() {
     }
     assert_eq!(n_targets, batch.n_targets);
     let error = local_batch(&batch, 0, 5).unwrap_err().to_string();
-    assert!(error.contains("seq_len = 12 is not a multiple of 2 * context_parallel = 10"), "{error}");
+    assert!(
+        error.contains("seq_len = 12 is not a multiple of 2 * context_parallel = 10"),
+        "{error}"
+    );
 }
 
 #[test]
