@@ -110,6 +110,14 @@ impl Block {
         self.feed_forward(self.add_attention(x, mixed))
     }
 
+    /// The same block that enters and leaves split weights through `region` and holds the positions that `attend` says.
+    #[must_use]
+    pub fn with_ranks(mut self, region: &Arc<dyn Region>, attend: &Arc<dyn Attend>) -> Self {
+        self.context.region = Arc::clone(region);
+        self.context.attend = Arc::clone(attend);
+        self
+    }
+
     /// Key and value heads that are here.
     pub(crate) fn n_local_kv_heads(&self) -> usize {
         self.wk.d_out() / self.context.head_dim

@@ -1,8 +1,11 @@
 //! The first segment: token ids to vectors.
 
+use std::sync::Arc;
+
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor};
 
+use crate::Region;
 use crate::vocab::Ends;
 
 /// The embedding table.
@@ -15,6 +18,13 @@ pub struct Embed {
 }
 
 impl Embed {
+    /// The same embedding that meets the other ranks in another `region`; its part of the vocabulary stays.
+    #[must_use]
+    pub fn with_region(mut self, region: &Arc<dyn Region>) -> Self {
+        self.ends.region = Arc::clone(region);
+        self
+    }
+
     pub(crate) fn new(weight: Param<Tensor<2>>) -> Self {
         Self { weight, ends: Ends::default() }
     }

@@ -1,9 +1,12 @@
 //! The last segment: final norm, output projection, loss.
 
+use std::sync::Arc;
+
 use burn::module::Module;
 use burn::tensor::{Int, Tensor};
 use caravan_kernels::Kernels;
 
+use crate::Region;
 use crate::layers::{Linear, Norm};
 use crate::vocab::Ends;
 
@@ -30,6 +33,13 @@ pub struct Head {
 }
 
 impl Head {
+    /// The same head that meets the other ranks in another `region`; its part of the vocabulary stays.
+    #[must_use]
+    pub fn with_region(mut self, region: &Arc<dyn Region>) -> Self {
+        self.ends.region = Arc::clone(region);
+        self
+    }
+
     pub(crate) fn new(
         norm: Norm,
         output: Option<Linear>,

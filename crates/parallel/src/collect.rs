@@ -67,18 +67,42 @@ impl Engine {
                 values: flat[param.range.clone()].to_vec(),
             }));
         }
-        let mut all = exchange(mine, &self.mesh().pipeline);
+        let mine = self.whole_parameters(mine);
+        let mut all = exchange(mine, &self.mesh().pipeline).concat();
         let order: Vec<ParamInfo> = self.config().parameters();
         let place = |path: &str| order.iter().position(|info| info.path == path);
         all.sort_by_key(|values| place(&values.path));
         all
     }
+
+    /// Puts the slices of all tensor ranks together.
+    fn whole_parameters(&self, mine: Vec<Values>) -> Vec<Values> {
+        if self.layout().tensor == 1 {
+            return mine;
+        }
+        let of_ranks = exchange(mine, &self.mesh().tensor);
+        let assemble = |index: usize| {
+            let path = &of_ranks[0][index].path;
+            let shape = self.global_shape(path);
+            let mut whole = vec![0.0; shape.iter().product()];
+            for (rank, values) in of_ranks.iter().enumerate() {
+                let mut values = values[index].values.as_slice();
+                for run in self.slice(path, rank).runs(&shape) {
+                    let (now, later) = values.split_at(run.len());
+                    whole[run].copy_from_slice(now);
+                    values = later;
+                }
+            }
+            Values { path: path.clone(), shape, values: whole }
+        };
+        (0..of_ranks[0].len()).map(assemble).collect()
+    }
 }
 
 /// Everybody's values, in rank order.
-fn exchange(mine: Vec<Values>, group: &Communicator) -> Vec<Values> {
+fn exchange(mine: Vec<Values>, group: &Communicator) -> Vec<Vec<Values>> {
     if group.size() == 1 {
-        return mine;
+        return vec![mine];
     }
     let names: Vec<String> = mine
         .iter()
@@ -90,8 +114,9 @@ fn exchange(mine: Vec<Values>, group: &Communicator) -> Vec<Values> {
     let names = group.all_gather_v(names.join("\n").as_bytes());
     let flat: Vec<f32> = mine.into_iter().flat_map(|v| v.values).collect();
     let flats = group.all_gather_v(&flat);
-    let mut out = Vec::new();
+    let mut all = Vec::new();
     for (names, flat) in names.into_iter().zip(flats) {
+        let mut out = Vec::new();
         let names = String::from_utf8(names).expect("a rank sends text");
         let mut at = 0;
         for line in names.lines() {
@@ -102,8 +127,9 @@ fn exchange(mine: Vec<Values>, group: &Communicator) -> Vec<Values> {
             out.push(Values { path, shape, values: flat[at..at + n].to_vec() });
             at += n;
         }
+        all.push(out);
     }
-    out
+    all
 }
 
 fn host(tensor: &Tensor<1>) -> Vec<f32> {

@@ -8,20 +8,24 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use caravan_collective::{Communicator, ReduceOp};
-use caravan_model::{Llama, LlamaConfig};
+use caravan_model::{Attend, Kernels, Llama, LlamaConfig, WholeSequences};
 use caravan_optim::{AdamW, BLOCK, OptimError, ParamGroups, clip_scale, sum_in_order};
 
+use crate::context::{self, Ring};
+use crate::error::Result;
 use crate::executor::{Activations, MicroBatch, Segment};
 use crate::loss::LossSum;
 use crate::mesh::{Layout, Mesh, Place};
 use crate::mutation;
 use crate::pipeline;
 use crate::reduce::{Assignment, Owner};
-use crate::segments::SegmentLayout;
+use crate::segments::{Portion, SegmentLayout};
 use crate::store::{Piece, Store};
+use crate::tensor;
 
 /// What an update is told; everything else is state.
 #[derive(Clone, Copy, Debug)]
@@ -91,12 +95,35 @@ impl Engine {
             1 => Communicator::alone(),
             _ => mesh.replicas.duplicate("data"),
         };
+        let model = if layout.context > 1 {
+            let ring: Arc<dyn Attend> = Arc::new(Ring::new(mesh.context.clone()));
+            model.with_attend(&ring)
+        } else {
+            model
+        };
         let mut store = Store::new(model, &pieces);
         if layout.zero_stage == 3 {
             let group = if layout.shard > 1 { &mesh.shard } else { &mesh.replicas };
             store = store.shard(group.clone());
         }
         Self { layout, mesh, place, pieces, store, exchange, overlap: true }
+    }
+
+    /// An engine with initial weights: those of [`Llama::init`], whatever the layout. Called by all ranks of the mesh.
+    ///
+    /// # Errors
+    /// The configuration breaks a rule, or cannot be cut over the tensor ranks.
+    pub fn init(
+        config: &LlamaConfig,
+        seed: u64,
+        kernels: Kernels,
+        device: &Device,
+        layout: Layout,
+        mesh: Mesh,
+    ) -> Result<Self> {
+        let (group, divides) = (&mesh.tensor, layout.sequence_parallel);
+        let model = tensor::init(config, seed, kernels, device, group, divides)?;
+        Ok(Self::new(model, layout, mesh))
     }
 
     /// An engine of one rank.
@@ -128,12 +155,24 @@ impl Engine {
 
     /// The model, where one rank holds all of it.
     pub fn whole(&self) -> Option<Llama> {
-        self.store.whole()
+        let model = self.store.whole().filter(|_| self.layout.tensor == 1)?;
+        Some(self.with_whole_sequences(model))
     }
 
     /// The model back, where one rank holds all of it.
     pub fn into_whole(self) -> Option<Llama> {
+        if self.layout.tensor > 1 || self.layout.context > 1 {
+            return self.whole();
+        }
         self.store.into_whole()
+    }
+
+    fn with_whole_sequences(&self, model: Llama) -> Llama {
+        if self.layout.context == 1 {
+            return model;
+        }
+        let whole: Arc<dyn Attend> = Arc::new(WholeSequences);
+        model.with_attend(&whole)
     }
 
     /// Which micro-batches of a step of `n` this rank computes, by global index, in the order in which [`step`](Self::step)
@@ -152,7 +191,7 @@ impl Engine {
         n: usize,
         batches: &[MicroBatch],
         settings: StepSettings<'_>,
-    ) -> Result<StepOutcome, NotFinite> {
+    ) -> std::result::Result<StepOutcome, NotFinite> {
         let (sums, loss) = self.gradients(n, batches, settings.activations);
         if !loss.nats.is_finite() {
             return Err(NotFinite { what: "the loss".to_owned(), value: loss.nats });
@@ -178,6 +217,16 @@ impl Engine {
         activations: Activations,
     ) -> (Sums, LossSum) {
         let assignment = self.assignment(n);
+        let cut: Vec<MicroBatch>;
+        let batches = match self.layout.context {
+            1 => batches,
+            ranks => {
+                let cut_one = |batch| context::local_batch(batch, self.place.context, ranks);
+                let all: Result<Vec<_>> = batches.iter().map(cut_one).collect();
+                cut = all.expect("the layout was checked for this sequence length");
+                &cut
+            }
+        };
         let owner = Owner::new(self.exchange.clone(), self.store.layouts());
         // Graphs that wait for backward would hold on to the gathered weights.
         let activations =
@@ -195,7 +244,8 @@ impl Engine {
         let (mut sums, losses) = pipeline::run(&work, owner, self.overlap);
         let loss = self.loss(&losses, &assignment);
         self.finish_tied(&mut sums);
-        self.finish_parts_of_sequences(&mut sums);
+        self.finish_context(&mut sums);
+        self.finish_sequence_parallel(&mut sums);
         (sums, loss)
     }
 
@@ -228,10 +278,28 @@ impl Engine {
     /// Shape of a parameter in the whole model, and the slice of it that is here.
     pub(crate) fn global(
         &self,
-        _path: &str,
+        path: &str,
         shape: &[usize],
     ) -> (Vec<usize>, Option<(usize, Range<usize>)>) {
-        (shape.to_vec(), None)
+        if self.layout.tensor == 1 {
+            return (shape.to_vec(), None);
+        }
+        let slice = self.slice(path, self.place.tensor);
+        let whole = self.global_shape(path);
+        (whole, slice.dim.map(|dim| (dim, slice.start..slice.start + slice.extent)))
+    }
+
+    /// Shape of a parameter in the whole model.
+    pub(crate) fn global_shape(&self, path: &str) -> Vec<usize> {
+        let all = self.config().parameters();
+        let info = all.into_iter().find(|info| info.path == path);
+        info.expect("a parameter of the model").shape
+    }
+
+    /// What a tensor rank holds of a parameter.
+    pub(crate) fn slice(&self, path: &str, rank: usize) -> tensor::Slice {
+        let shape = self.global_shape(path);
+        tensor::slice_of(path, &shape, self.config(), rank, self.layout.tensor)
     }
 
     fn assignment(&self, n: usize) -> Assignment {
@@ -285,9 +353,8 @@ impl Engine {
         }
     }
 
-    /// Where ranks have parts of the same sequences, their gradients are parts of one sum: of every parameter on the
-    /// context axis, of the norms on a tensor axis that divides the sequence too.
-    fn finish_parts_of_sequences(&self, sums: &mut Sums) {
+    /// Context ranks have parts of the same sequences, so their gradients are parts of one sum.
+    fn finish_context(&self, sums: &mut Sums) {
         let group = &self.mesh.context;
         if group.size() == 1 || mutation::on("drop the context reduction") {
             return;
@@ -296,6 +363,54 @@ impl Engine {
             let mut flat = self.flat(held);
             group.all_reduce(ReduceOp::Sum, &mut flat);
             *held = self.held(*segment, held.range.clone(), &flat);
+        }
+    }
+
+    /// With sequence parallelism the norms saw a part of the sequence on each tensor rank. They are small: every rank
+    /// brings them together whole, adds the tensor ranks' in rank order, and keeps its portions.
+    fn finish_sequence_parallel(&self, sums: &mut Sums) {
+        let group = &self.mesh.tensor;
+        if group.size() == 1
+            || !self.layout.sequence_parallel
+            || mutation::on("tensor_norms_not_summed")
+        {
+            return;
+        }
+        let replicas = self.mesh.replicas.size();
+        for (segment, held) in sums {
+            let layout = self.store.layout(*segment);
+            let is_norm = |portion: &Portion| {
+                tensor::sums_over_tensor_axis(&layout.params[portion.param].path, true)
+            };
+            let mine: Vec<f32> = layout
+                .portions(&held.range)
+                .iter()
+                .zip(&held.values)
+                .filter(|(portion, _)| is_norm(portion))
+                .flat_map(|(_, values)| host(values.clone()))
+                .collect();
+            let whole = self.mesh.replicas.all_gather_v(&mine).concat();
+            let of_ranks = group.all_gather_v(&whole);
+            let add = |sum: Vec<f32>, part: Vec<f32>| {
+                sum.iter().zip(&part).map(|(a, b)| a + b).collect::<Vec<f32>>()
+            };
+            let whole = of_ranks.into_iter().reduce(add).expect("a group has a rank");
+            // Norms of the ranks before this one come first.
+            let before: usize = (0..self.place.replica(&self.layout))
+                .flat_map(|r| layout.portions(&layout.part(r, replicas)))
+                .filter(is_norm)
+                .map(|portion| portion.within.len())
+                .sum();
+            let mut rest = &whole[before..];
+            let device = self.store.device().clone().without_autodiff();
+            for (portion, values) in layout.portions(&held.range).iter().zip(&mut held.values) {
+                if is_norm(portion) {
+                    let (now, later) = rest.split_at(portion.within.len());
+                    let data = TensorData::new(now.to_vec(), [now.len()]);
+                    *values = Tensor::from_data(data, (&device, DType::F32));
+                    rest = later;
+                }
+            }
         }
     }
 
@@ -330,6 +445,16 @@ impl Engine {
             for param in &layout.params {
                 let n = param.range.len().div_ceil(BLOCK);
                 mine.push(sum_in_order(sums.by_ref().take(n)));
+            }
+        }
+        if self.mesh.tensor.size() > 1 {
+            let of_ranks = self.mesh.tensor.all_gather_v(&mine);
+            let params = self.store.layouts().iter().flat_map(|layout| &layout.params);
+            for (i, param) in params.enumerate() {
+                // A matrix has a slice on each rank; a norm is the same one on all of them.
+                if self.global(&param.path, &param.shape).1.is_some() {
+                    mine[i] = sum_in_order(of_ranks.iter().map(|values| values[i]));
+                }
             }
         }
         // The last rank's copy of a tied embedding is the first rank's parameter.

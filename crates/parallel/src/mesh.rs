@@ -7,6 +7,7 @@ use caravan_collective::Communicator;
 use caravan_model::LlamaConfig;
 
 use crate::error::{ParallelError, Result};
+use crate::{context, tensor};
 
 /// How a run is split over ranks. Everything is 1 or off by default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,8 +133,8 @@ impl Layout {
         }
         self.check_batch(micro_batch, global_batch)?;
         self.check_state()?;
-        self.check_tensor(model, seq_len)?;
         self.check_context(seq_len)?;
+        self.check_tensor(model, seq_len)?;
         self.check_pipeline(model, global_batch / (micro_batch * self.replicas()))
     }
 
@@ -213,54 +214,25 @@ impl Layout {
 
     fn check_tensor(&self, model: &LlamaConfig, seq_len: usize) -> Result<()> {
         let t = self.tensor;
-        for (key, n) in
-            [("n_heads", model.n_heads), ("n_kv_heads", model.n_kv_heads), ("d_ff", model.d_ff)]
-        {
-            if !n.is_multiple_of(t) {
-                return wrong(
-                    format!("{key} = {n} cannot be divided among tensor_parallel = {t} ranks"),
-                    format!(
-                        "choose a tensor_parallel that divides {n}, or set {key}={}",
-                        n.next_multiple_of(t)
-                    ),
-                );
-            }
-        }
-        if model.vocab_size < t {
-            return wrong(
-                format!("vocab_size = {} is smaller than tensor_parallel = {t}", model.vocab_size),
-                "use fewer tensor ranks".into(),
-            );
-        }
+        tensor::check(model, t)?;
         if self.sequence_parallel && t == 1 {
             return wrong(
                 "sequence_parallel needs tensor_parallel above 1".into(),
                 "set sequence_parallel=false or raise tensor_parallel".into(),
             );
         }
-        let unit = t * self.context;
-        if self.sequence_parallel && !seq_len.is_multiple_of(unit) {
-            return wrong(
-                format!(
-                    "seq_len = {seq_len} cannot be divided among {unit} ranks (tensor_parallel * context_parallel) with sequence_parallel"
-                ),
-                format!("set seq_len={}", seq_len.next_multiple_of(unit)),
-            );
+        if self.sequence_parallel {
+            // Of the part of a sequence that a context rank has.
+            tensor::check_sequence(seq_len / self.context, t)?;
         }
         Ok(())
     }
 
     fn check_context(&self, seq_len: usize) -> Result<()> {
-        let unit = 2 * self.context;
-        if self.context > 1 && !seq_len.is_multiple_of(unit) {
-            return wrong(
-                format!(
-                    "seq_len = {seq_len} is not a multiple of 2 * context_parallel = {unit} (each rank takes one chunk from the front and one from the back)"
-                ),
-                format!("set seq_len={}", seq_len.next_multiple_of(unit)),
-            );
+        if self.context == 1 {
+            return Ok(());
         }
-        Ok(())
+        context::local_positions(0, self.context, seq_len).map(drop)
     }
 
     fn check_pipeline(&self, model: &LlamaConfig, n_micro_batches: usize) -> Result<()> {

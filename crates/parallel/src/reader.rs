@@ -1,17 +1,26 @@
 //! Reading a model that is spread over ranks: evaluation and generation, all ranks in step.
 
+use std::sync::Arc;
+
 use burn::module::Module;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use caravan_model::{Forward, KvCache, LlamaConfig, Positions};
+use caravan_model::{
+    Attend, Block, Forward, Head, KvCache, LlamaConfig, Local, Positions, Region, WholeSequences,
+};
 
 use crate::engine::Engine;
 use crate::executor::Weights;
+use crate::tensor::TensorRegion;
 
 /// An [`Engine`]'s model, to be read. Every rank of the pipeline calls the same methods with the same tokens, in the same
 /// order, and gets the same results; so do all ranks of a replica whose weights are sharded.
 #[derive(Debug)]
 pub struct Reader<'a> {
     engine: &'a Engine,
+    /// Sequences of any length, one token included, are whole between the split weights.
+    region: Arc<dyn Region>,
+    /// Context ranks have all weights: each reads whole sequences.
+    attend: Arc<dyn Attend>,
 }
 
 /// Messages of a reading; training's own count up from 0.
@@ -20,7 +29,11 @@ const READING: u32 = u32::MAX - 1;
 impl Engine {
     /// The model, to be read by all ranks together.
     pub fn reader(&self) -> Reader<'_> {
-        Reader { engine: self }
+        let region: Arc<dyn Region> = match self.layout().tensor {
+            1 => Arc::new(Local),
+            _ => Arc::new(TensorRegion::new(&self.mesh().tensor, false)),
+        };
+        Reader { engine: self, region, attend: Arc::new(WholeSequences) }
     }
 }
 
@@ -75,19 +88,41 @@ enum Step<const D: usize> {
     Result(Tensor<D>),
 }
 
-/// The blocks of a piece, and what comes before them.
-fn hidden(
-    weights: &dyn Weights,
-    input: Option<Tensor<3>>,
-    tokens: &Tensor<2, Int>,
-    starts: &Option<Tensor<2, Int>>,
-) -> Tensor<3> {
-    let x = match (weights.embed(), input) {
-        (Some(embed), None) => embed.valid().forward(tokens.clone()),
-        (None, Some(x)) => x,
-        _ => panic!("a piece begins with the lookup or with what the one before gave"),
-    };
-    weights.blocks().fold(x, |x, index| weights.block(index).valid().forward(x, starts.clone()))
+impl Reader<'_> {
+    /// The residual stream that a piece begins with.
+    fn begin(
+        &self,
+        weights: &dyn Weights,
+        input: Option<Tensor<3>>,
+        tokens: &Tensor<2, Int>,
+    ) -> Tensor<3> {
+        match (weights.embed(), input) {
+            (Some(embed), None) => embed.valid().with_region(&self.region).forward(tokens.clone()),
+            (None, Some(x)) => x,
+            _ => panic!("a piece begins with the lookup or with what the one before gave"),
+        }
+    }
+
+    fn block(&self, weights: &dyn Weights, index: usize) -> Block {
+        weights.block(index).valid().with_ranks(&self.region, &self.attend)
+    }
+
+    fn head(&self, weights: &dyn Weights) -> Option<(Head, Option<Tensor<2>>)> {
+        let (head, tied) = weights.head()?;
+        Some((head.valid().with_region(&self.region), tied.map(Tensor::inner)))
+    }
+
+    /// The residual stream after the blocks of a piece.
+    fn hidden(
+        &self,
+        weights: &dyn Weights,
+        input: Option<Tensor<3>>,
+        tokens: &Tensor<2, Int>,
+        starts: &Option<Tensor<2, Int>>,
+    ) -> Tensor<3> {
+        let x = self.begin(weights, input, tokens);
+        weights.blocks().fold(x, |x, index| self.block(weights, index).forward(x, starts.clone()))
+    }
 }
 
 impl Forward for Reader<'_> {
@@ -102,12 +137,10 @@ impl Forward for Reader<'_> {
     fn logits(&self, tokens: Tensor<2, Int>, document_starts: Option<Tensor<2, Int>>) -> Tensor<3> {
         let [b, s] = tokens.dims();
         self.pass(&tokens, [b, s, self.config().vocab_size], &mut |weights, input| {
-            let x = hidden(weights, input, &tokens, &document_starts);
-            match weights.head() {
+            let x = self.hidden(weights, input, &tokens, &document_starts);
+            match self.head(weights) {
                 None => Step::Next(x),
-                Some((head, tied)) => {
-                    Step::Result(head.valid().forward(x, tied.map(Tensor::inner)))
-                }
+                Some((head, tied)) => Step::Result(head.forward(x, tied)),
             }
         })
     }
@@ -119,13 +152,10 @@ impl Forward for Reader<'_> {
         document_starts: Option<Tensor<2, Int>>,
     ) -> Tensor<2> {
         self.pass(&tokens, tokens.dims(), &mut |weights, input| {
-            let x = hidden(weights, input, &tokens, &document_starts);
-            match weights.head() {
+            let x = self.hidden(weights, input, &tokens, &document_starts);
+            match self.head(weights) {
                 None => Step::Next(x),
-                Some((head, tied)) => {
-                    let tied = tied.map(Tensor::inner);
-                    Step::Result(head.valid().token_losses(x, targets.clone(), tied))
-                }
+                Some((head, tied)) => Step::Result(head.token_losses(x, targets.clone(), tied)),
             }
         })
     }
@@ -153,20 +183,14 @@ impl Forward for Reader<'_> {
         let n = if which == Positions::All { s } else { 1 };
         let mut layers = cache.layers_mut().iter_mut();
         let logits = self.pass(&tokens, [b, n, self.config().vocab_size], &mut |weights, input| {
-            let x = match (weights.embed(), input) {
-                (Some(embed), None) => embed.valid().forward(tokens.clone()),
-                (None, Some(x)) => x,
-                _ => panic!("a piece begins with the lookup or with what the one before gave"),
-            };
+            let x = self.begin(weights, input, &tokens);
             let x = weights.blocks().fold(x, |x, index| {
                 let layer = layers.next().expect("a cache for every block");
-                weights.block(index).valid().extend(x, layer, start)
+                self.block(weights, index).extend(x, layer, start)
             });
-            match weights.head() {
+            match self.head(weights) {
                 None => Step::Next(x),
-                Some((head, tied)) => {
-                    Step::Result(head.valid().forward(last(x), tied.map(Tensor::inner)))
-                }
+                Some((head, tied)) => Step::Result(head.forward(last(x), tied)),
             }
         });
         cache.advance(s);

@@ -150,8 +150,8 @@ fn start(
     })?;
     observer.event(&Event::Planned(&plan));
     let device = plan.device.clone().autodiff();
-    let model = Llama::init(&plan.model, plan.config.run.seed, plan.kernels, &device)?;
-    let mut engine = Engine::new(model, plan.layout, mesh);
+    let (seed, kernels) = (plan.config.run.seed, plan.kernels);
+    let mut engine = Engine::init(&plan.model, seed, kernels, &device, plan.layout, mesh)?;
     let opened = caravan_checkpoint::open_latest_lazy(&dir.checkpoints());
     let (optimizer, position) = match ranks.agree(opened.map_err(TrainError::from))? {
         Some(checkpoint) => {
@@ -287,7 +287,8 @@ impl Run<'_> {
         observer: &mut dyn Observer,
     ) -> Result<()> {
         let sharded = self.plan.layout.zero_stage == 3;
-        if engine.place().replica(engine.layout()) > 0 && !sharded {
+        let place = engine.place();
+        if (place.replica(engine.layout()) > 0 && !sharded) || place.context > 0 {
             return Ok(());
         }
         let whole = engine.whole().map(|model| for_inference(&model));

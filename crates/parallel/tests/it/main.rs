@@ -7,8 +7,6 @@
 mod common;
 /// Context parallelism: every ring equals one rank.
 mod context;
-/// Context parallelism beside the other axes.
-mod context_axes;
 /// Keep, recompute, one graph, tied weights, sums over micro-batches.
 mod executor;
 /// Every layout of ranks equals one rank.
