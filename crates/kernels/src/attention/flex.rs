@@ -62,26 +62,26 @@ impl AttentionKernels for Flex {
 
 /// [`AttentionKernels::attention_forward`] over a part of the keys, in f32.
 pub(super) fn part_forward(
-    [q, k, v]: [FlexTensor; 3],
-    first: Option<FlexTensor>,
+    [q, k, v]: [&FlexTensor; 3],
+    first: Option<&FlexTensor>,
     causal: bool,
 ) -> Attended<Flex> {
     let dims = Dims::of(q.layout().shape(), k.layout().shape());
-    forward::forward([&q, &k, &v], &Visible::new(first.as_ref(), causal, dims), dims)
+    forward::forward([q, k, v], &Visible::new(first, causal, dims), dims)
 }
 
 /// [`AttentionKernels::attention_backward`] over a part of the keys, in f32; `whole` is the result over all keys.
 pub(super) fn part_backward(
-    [q, k, v]: [FlexTensor; 3],
-    first: Option<FlexTensor>,
+    [q, k, v]: [&FlexTensor; 3],
+    first: Option<&FlexTensor>,
     causal: bool,
     whole: Attended<Flex>,
-    dout: FlexTensor,
+    dout: &FlexTensor,
 ) -> [FlexTensor; 3] {
     let dims = Dims::of(q.layout().shape(), k.layout().shape());
-    let visible = Visible::new(first.as_ref(), causal, dims);
+    let visible = Visible::new(first, causal, dims);
     let whole = Attended { lse: whole.lse.to_contiguous(), ..whole };
-    backward::backward([&q, &k, &v], &visible, &whole, &dout, dims)
+    backward::backward([q, k, v], &visible, &whole, dout, dims)
 }
 
 /// Runs the tasks `0..n`, in parallel if that pays.

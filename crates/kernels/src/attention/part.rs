@@ -227,7 +227,7 @@ mod flex {
     use super::{AttentionPart, SeenKeys};
 
     pub(super) fn forward(qkv: [Tensor<4>; 3], seen: &SeenKeys) -> AttentionPart {
-        part(flex::part_forward(qkv.map(primitive), first(seen), seen.causal))
+        part(flex::part_forward(qkv.map(primitive).each_ref(), first(seen).as_ref(), seen.causal))
     }
 
     pub(super) fn backward(
@@ -236,13 +236,13 @@ mod flex {
         whole: AttentionPart,
         dout: Tensor<4>,
     ) -> [Tensor<4>; 3] {
+        let (qkv, dout, first) = (qkv.map(primitive), primitive(dout), first(seen));
         let whole = attended(whole);
-        let (qkv, dout) = (qkv.map(primitive), primitive(dout));
-        flex::part_backward(qkv, first(seen), seen.causal, whole, dout).map(tensor)
+        flex::part_backward(qkv.each_ref(), first.as_ref(), seen.causal, whole, &dout).map(tensor)
     }
 
     pub(super) fn merge(whole: AttentionPart, first: usize, part: AttentionPart) -> AttentionPart {
-        self::part(flex::merge(attended(whole), first, attended(part)))
+        self::part(flex::merge(attended(whole), first, &attended(part)))
     }
 
     fn first(seen: &SeenKeys) -> Option<FlexTensor> {

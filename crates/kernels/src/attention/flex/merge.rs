@@ -12,7 +12,7 @@ use crate::flex_data::{floats, own_floats, owned};
 pub(in super::super) fn merge(
     whole: Attended<Flex>,
     first: usize,
-    part: Attended<Flex>,
+    part: &Attended<Flex>,
 ) -> Attended<Flex> {
     let [_, n_heads, s, head_dim] = whole.out.layout().shape().dims();
     let [_, _, n, _] = part.out.layout().shape().dims();
