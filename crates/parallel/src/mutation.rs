@@ -1,7 +1,7 @@
 //! Faults that tests switch on to see that they would be noticed.
 //!
 //! The code asks [`on`] at the places where a distributed run could be silently wrong. Without the feature `mutations` the
-//! answer is a constant `false`, and nothing of it is compiled; with it, the answer is what a test [`set`].
+//! answer is a constant `false`, and nothing of it is compiled; with it, the answer is what a test has set.
 
 #[cfg(feature = "mutations")]
 use std::sync::{PoisonError, RwLock};

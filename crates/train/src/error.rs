@@ -98,7 +98,7 @@ pub enum TrainError {
     },
     /// Degrees of parallelism that do not fit.
     #[error(transparent)]
-    Parallel(#[from] caravan_parallel::ParallelError),
+    Parallel(Box<caravan_parallel::ParallelError>),
     /// From the tokenizer.
     #[error(transparent)]
     Tokenizer(#[from] caravan_tokenizer::TokenizerError),
@@ -113,13 +113,26 @@ pub enum TrainError {
     Optim(#[from] caravan_optim::OptimError),
     /// From a checkpoint.
     #[error(transparent)]
-    Checkpoint(#[from] caravan_checkpoint::CheckpointError),
+    Checkpoint(Box<caravan_checkpoint::CheckpointError>),
     /// From an evaluation.
     #[error(transparent)]
     Eval(#[from] caravan_eval::EvalError),
     /// From sampling.
     #[error(transparent)]
     Generate(#[from] caravan_generate::GenerateError),
+}
+
+// Boxed: these two are by far the largest.
+impl From<caravan_parallel::ParallelError> for TrainError {
+    fn from(error: caravan_parallel::ParallelError) -> Self {
+        Self::Parallel(Box::new(error))
+    }
+}
+
+impl From<caravan_checkpoint::CheckpointError> for TrainError {
+    fn from(error: caravan_checkpoint::CheckpointError) -> Self {
+        Self::Checkpoint(Box::new(error))
+    }
 }
 
 /// `Result` with [`TrainError`].

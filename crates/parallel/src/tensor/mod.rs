@@ -14,7 +14,7 @@
 //!
 //! [`init`] or [`from_values`] makes a rank's model, [`attach`] turns a model of slices into one that knows its group,
 //! [`reading`] gives the form for evaluation and generation, and [`finish_tensor_gradients`] ends a step. The model itself
-//! knows the traits [`Region`](caravan_model::Region) and [`Vocab`](caravan_model::Vocab) only.
+//! knows the traits [`Region`] and [`Vocab`] only.
 //!
 //! # Reference
 //! Shoeybi et al., "Megatron-LM", 2019, section 3; Korthikanti et al., "Reducing Activation Recomputation in Large
