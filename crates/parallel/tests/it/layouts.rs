@@ -16,7 +16,7 @@ const SEQ_LEN: usize = 12;
 const ROWS: usize = 2;
 
 /// A row of the table.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Case {
     layout: Layout,
     /// Micro-batches of a step, over all replicas.

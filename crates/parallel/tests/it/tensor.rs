@@ -142,7 +142,8 @@ fn the_compared_continuation_has_variety() {
 #[test]
 fn the_split_loss_is_the_whole_one_for_any_logits() {
     let (n, vocab_size) = (9, 11);
-    let value = |i: usize| ((i * 37 % 101) as f32 - 50.0) * if i % 4 == 0 { 3.0 } else { 0.1 };
+    let value =
+        |i: usize| ((i * 37 % 101) as f32 - 50.0) * if i.is_multiple_of(4) { 3.0 } else { 0.1 };
     let values: Vec<f32> = (0..n * vocab_size).map(value).collect();
     let targets: Vec<i32> =
         (0..n).map(|i| if i == 4 { -1 } else { (i * 5 % vocab_size) as i32 }).collect();
