@@ -142,7 +142,8 @@ fn the_compared_continuation_has_variety() {
 #[test]
 fn the_split_loss_is_the_whole_one_for_any_logits() {
     let (n, vocab_size) = (9, 11);
-    let value = |i: usize| ((i * 37 % 101) as f32 - 50.0) * if i % 4 == 0 { 3.0 } else { 0.1 };
+    let value =
+        |i: usize| ((i * 37 % 101) as f32 - 50.0) * if i.is_multiple_of(4) { 3.0 } else { 0.1 };
     let values: Vec<f32> = (0..n * vocab_size).map(value).collect();
     let targets: Vec<i32> =
         (0..n).map(|i| if i == 4 { -1 } else { (i * 5 % vocab_size) as i32 }).collect();
@@ -206,8 +207,11 @@ fn what_no_rank_can_do_ends_all_ranks() {
         assert!(message.contains("neither -1 nor below the vocabulary size 97"), "{message}");
     }
     // An id past the end is refused, as in a whole table, and not taken for a token of another rank.
-    failure(|batch| batch.tokens = batch.tokens.clone().add_scalar(1000), whole);
-    failure(|batch| batch.tokens = batch.tokens.clone().sub_scalar(1000), whole);
+    for offset in [1000, -1000] {
+        let message =
+            failure(|batch| batch.tokens = batch.tokens.clone().add_scalar(offset), whole);
+        assert!(message.contains("out of bounds"), "{message}");
+    }
     let message = failure(
         |batch| {
             batch.tokens = batch.tokens.clone().narrow(1, 0, 23);
