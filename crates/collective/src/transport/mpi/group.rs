@@ -83,9 +83,10 @@ impl MpiGroup {
         let (size, width) = (self.size, dtype.n_bytes());
         let n = data.len() / width;
         let stripe = |rank: usize| rank * n / size * width..(rank + 1) * n / size * width;
-        let mut mine = vec![0; stripe(self.rank).len()];
-        let stripes: Vec<&[u8]> = (0..size).map(|rank| &data[stripe(rank)]).collect();
-        self.reduce_parts(op, dtype, &stripes, &mut mine)?;
+        let everything = data.to_vec();
+        let stripes: Vec<&[u8]> = (0..size).map(|rank| &everything[stripe(rank)]).collect();
+        self.reduce_parts(op, dtype, &stripes, &mut data[stripe(self.rank)])?;
+        let mine = data[stripe(self.rank)].to_vec();
         let mut rest = data;
         let recv = (0..size).map(|rank| {
             let (head, tail) = std::mem::take(&mut rest).split_at_mut(stripe(rank).len());
@@ -93,7 +94,7 @@ impl MpiGroup {
             head
         });
         let recv = recv.collect();
-        self.exchange(&vec![&*mine; size], recv)
+        self.exchange(&vec![&mine[..]; size], recv)
     }
 
     fn tag(&self, tag: u32) -> Result<i32, Fault> {

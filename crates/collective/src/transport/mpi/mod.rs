@@ -5,7 +5,7 @@
 //!                   group.rs   the operations, cut to what MPI can do
 //!                   engine.rs  the thread that moves messages on and hears who has ended
 //!                   ledger.rs  the calls of a rank, to know who waits in vain
-//!                   sys.rs     the C interface
+//!                   sys/       the C interface
 //! ```
 //!
 //! A panic anywhere in a process ends all ranks at once: MPI has no other way to tell them, and they
@@ -132,8 +132,9 @@ fn install_hook(world_rank: usize) {
 /// Says which rank failed and why, once per process, and ends all ranks.
 fn end_all(world_rank: usize, message: &str) {
     if !IS_ENDING.swap(true, Ordering::AcqRel) {
-        // Nothing is left to do about an error here.
-        let _ = writeln!(std::io::stderr(), "rank {world_rank}: {message}");
+        // One write, so that ranks do not speak at once; nothing is left to do about an error.
+        let line = format!("rank {world_rank}: {message}\n");
+        let _ = std::io::stderr().write_all(line.as_bytes());
         sys::abort(EXIT_CODE);
     }
 }
