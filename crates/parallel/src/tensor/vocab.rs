@@ -65,7 +65,10 @@ impl Vocab for SplitVocab {
     /// On Flex, on one rank, if an id lies outside the vocabulary: no rank takes it for another's.
     fn lookup(&self, weight: Tensor<2>, tokens: Tensor<2, Int>) -> Tensor<3> {
         let ([n_here, d_model], [b, s]) = (weight.dims(), tokens.dims());
-        let first = self.tokens.start + usize::from(mutation::on("tensor_vocabulary_shifted"));
+        let mut first = self.tokens.start;
+        if first > 0 && mutation::on("tensor_vocabulary_shifted") {
+            first += 1;
+        }
         let rows = tokens.sub_scalar(first as i64);
         // Only what other ranks hold is elsewhere; an id that nobody holds is left for the lookup to refuse.
         let below = |rows: &Tensor<2, Int>| rows.clone().lower_elem(0);
