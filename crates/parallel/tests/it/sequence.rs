@@ -200,8 +200,7 @@ pub(crate) fn close(
     let mut worst = 0f64;
     for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
         let difference = (found - expected).abs() / largest;
-        // Written so that NaN is no pass.
-        if !(difference <= tolerance) {
+        if difference.is_nan() || difference > tolerance {
             return Err(format!("{name}[{i}] is {found:e} for {expected:e} of {largest:e}"));
         }
         worst = worst.max(difference);
