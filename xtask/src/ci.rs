@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use xshell::{Shell, cmd};
 
 use crate::json::{self, Value};
-use crate::{fixtures, launch, project, test, tidy};
+use crate::{fixtures, launch, project, setup, test, tidy};
 
 /// Runs what CI runs; do so before a review.
 #[derive(clap::Args, Debug)]
@@ -76,6 +76,7 @@ const STEPS: &[Step] = &[
     Step { name: "clippy", about: "no warning in any target", run: clippy },
     Step { name: "doc", about: "no warning in the documentation", run: documentation },
     Step { name: "test", about: "tests, doc tests, examples", run: tests },
+    Step { name: "mpi", about: "collectives and every layout of ranks over MPI", run: mpi },
     Step { name: "train", about: "a minute of training lowers the loss", run: training },
     Step { name: "cuda", about: "the backend `cuda` type-checks", run: cuda },
     Step { name: "tch", about: "the backend `tch` type-checks", run: tch },
@@ -110,6 +111,22 @@ fn tests(ci: &Ci) -> Result<()> {
     ci.tests.replace(Some(report));
     ensure!(failed == 0, "{failed} failed");
     Ok(())
+}
+
+/// Ranks of the table of layouts: its largest layout has as many.
+const MPI_RANKS: usize = 8;
+
+/// The conformance and failure tests of the collectives, which start `mpirun` themselves, then the table of layouts as
+/// one program under `mpirun`. The features are named for the whole workspace, so that Burn is not built once more.
+fn mpi(ci: &Ci) -> Result<()> {
+    setup::ensure_mpi(&ci.sh)?;
+    let collective = ["--features", "caravan-collective/mpi", "--test", "it"];
+    cmd!(ci.sh, "cargo test --release --workspace {collective...} -- mpi_").run()?;
+    let launcher: Vec<String> =
+        launch::mpirun(&ci.sh, MPI_RANKS).iter().map(|word| format!("{word:?}")).collect();
+    let runner = format!("target.'cfg(all())'.runner = [\"mpirun\", {}]", launcher.join(", "));
+    let layouts = ["--features", "caravan-parallel/mpi", "--test", "mpi"];
+    Ok(cmd!(ci.sh, "cargo test --release --workspace --config {runner} {layouts...}").run()?)
 }
 
 /// The run that must learn: the default model on the corpus, for about a minute on two cores.

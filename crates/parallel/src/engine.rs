@@ -19,7 +19,8 @@ use crate::error::Result;
 use crate::executor::{Activations, MicroBatch};
 use crate::loss::LossSum;
 use crate::mesh::{Layout, Mesh, Place};
-use crate::pipeline;
+use crate::mutation;
+use crate::pipeline::{self, WatchMicroBatch};
 use crate::reduce::{Assignment, Owner};
 use crate::store::{Piece, Store};
 use crate::sums::Sums;
@@ -69,6 +70,8 @@ pub struct Engine {
     /// A message space of its own for the exchange of gradients, which may run beside everything else.
     pub(crate) exchange: Communicator,
     pub(crate) overlap: bool,
+    /// Where sequences are divided.
+    ring: Option<Ring>,
 }
 
 impl Engine {
@@ -81,18 +84,20 @@ impl Engine {
             1 => Communicator::alone(),
             _ => mesh.replicas.duplicate("data"),
         };
-        let model = if layout.context > 1 {
-            let ring: Arc<dyn Attend> = Arc::new(Ring::new(mesh.context.clone()));
-            model.with_attend(&ring)
-        } else {
-            model
+        let ring = (layout.context > 1).then(|| Ring::new(mesh.context.clone()));
+        let model = match &ring {
+            Some(ring) => {
+                let ring: Arc<dyn Attend> = Arc::new(ring.clone());
+                model.with_attend(&ring)
+            }
+            None => model,
         };
         let mut store = Store::new(model, &pieces);
         if layout.zero_stage == 3 {
             let group = if layout.shard > 1 { &mesh.shard } else { &mesh.replicas };
             store = store.shard(group.clone());
         }
-        Self { layout, mesh, place, pieces, store, exchange, overlap: true }
+        Self { layout, mesh, place, pieces, store, exchange, overlap: true, ring }
     }
 
     /// An engine with initial weights: those of [`Llama::init`], whatever the layout. Called by all ranks of the mesh.
@@ -163,6 +168,11 @@ impl Engine {
         used.map(|(axis, groups)| (axis, sum(groups))).collect()
     }
 
+    /// Multiply-adds of attention that this rank has done so far, by ring step; empty where sequences are whole.
+    pub fn ring_work(&self) -> Vec<u64> {
+        self.ring.as_ref().map(Ring::multiply_adds).unwrap_or_default()
+    }
+
     /// The model, where one rank holds all of it.
     pub fn whole(&self) -> Option<Llama> {
         let model = self.store.whole().filter(|_| self.layout.tensor == 1)?;
@@ -226,6 +236,17 @@ impl Engine {
         batches: &[MicroBatch],
         activations: Activations,
     ) -> (Sums, LossSum) {
+        self.gradients_watched(n, batches, activations, &|_, _, _| {})
+    }
+
+    /// The same, and `watch` sees what goes into every block and the head.
+    pub(crate) fn gradients_watched(
+        &mut self,
+        n: usize,
+        batches: &[MicroBatch],
+        activations: Activations,
+        watch: &WatchMicroBatch<'_>,
+    ) -> (Sums, LossSum) {
         let assignment = self.assignment(n);
         let cut: Vec<MicroBatch>;
         let batches = match self.layout.context {
@@ -250,6 +271,7 @@ impl Engine {
             replica: self.place.replica(&self.layout),
             batches,
             activations,
+            watch,
         };
         let (mut sums, losses) = pipeline::run(&work, owner, self.overlap);
         let loss = self.loss(&losses, &assignment);
@@ -315,8 +337,16 @@ impl Engine {
             // This rank's micro-batches; with parts of sequences each rank has the targets of its part.
             let mut mine: Vec<f64> =
                 losses.iter().flat_map(|l| [l.nats, l.tokens as f64]).collect();
-            self.mesh.context.all_reduce(ReduceOp::Sum, &mut mine);
-            let all = self.mesh.replicas.all_gather_v(&mine);
+            let is_partial = mutation::on("loss_of_own_part");
+            if !is_partial {
+                self.mesh.context.all_reduce(ReduceOp::Sum, &mut mine);
+            }
+            let mut all = self.mesh.replicas.all_gather_v(&mine);
+            if is_partial {
+                let own = self.mesh.replicas.rank();
+                let others = all.iter_mut().enumerate().filter(|(replica, _)| *replica != own);
+                others.for_each(|(_, values)| values.fill(0.0));
+            }
             let loss = assignment.sum_losses(&all);
             pair = [loss.nats, loss.tokens as f64];
         }

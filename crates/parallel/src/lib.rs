@@ -30,6 +30,7 @@ mod sums;
 pub mod tensor;
 mod tree;
 mod update;
+pub mod verify;
 
 // The model on a mesh.
 pub use collect::Values;

@@ -24,7 +24,7 @@ pub struct Reader<'a> {
 }
 
 /// Messages of a reading; training's own count up from 0.
-const READING: u32 = u32::MAX - 1;
+const READING: u32 = 0x7fff_fff0;
 
 impl Engine {
     /// The model, to be read by all ranks together.

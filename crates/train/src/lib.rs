@@ -26,6 +26,7 @@ mod run_dir;
 mod state;
 mod step;
 mod validation;
+mod verify;
 
 pub use caravan_parallel::{NotFinite, StepOutcome, StepSettings};
 pub use config::{

@@ -19,5 +19,7 @@ mod ranks;
 mod reference;
 /// A sequence over ranks, held against one rank and against float64.
 mod sequence;
+/// The layouts, and what is compared.
+mod table;
 /// Tensor and sequence parallelism: every cut equals one rank.
 mod tensor;

@@ -1,0 +1,124 @@
+//! What a rank has of a parameter, or of its gradient, and where in the whole that is.
+
+use std::ops::Range;
+
+use crate::engine::Engine;
+use crate::executor::Segment;
+use crate::sums::{Sums, host};
+use crate::tensor::Slice;
+
+/// Elements of one parameter.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    /// Dotted module path.
+    pub(super) path: String,
+    /// Shape of the whole parameter.
+    pub(super) shape: Vec<usize>,
+    /// The slice of a tensor rank.
+    pub(super) slice: Slice,
+    /// The elements of that slice, row-major, that are here.
+    pub(super) elements: Range<usize>,
+    pub(super) values: Vec<f32>,
+}
+
+impl Part {
+    /// The same elements of the whole parameter `values`.
+    pub(super) fn of_whole(&self, values: &[f32]) -> Vec<f32> {
+        self.slice.cut(&self.shape, values)[self.elements.clone()].to_vec()
+    }
+
+    /// The index in the whole parameter of an element of the part.
+    pub(super) fn index(&self, at: usize) -> Vec<usize> {
+        let at = self.elements.start + at;
+        let runs = self.slice.runs(&self.shape);
+        let len = self.slice.shape(&self.shape).iter().product::<usize>() / runs.len();
+        let run = runs.skip(at / len).next().expect("an element of the slice");
+        unravel(run.start + at % len, &self.shape)
+    }
+
+    /// `[:, 24..48]`, `elements 0..4096 of [48, 102]`: what of the parameter is here; empty for all of it.
+    pub(super) fn describe(&self) -> String {
+        let mut text = String::new();
+        if let Some(dim) = self.slice.dim {
+            let range = self.slice.start..self.slice.start + self.slice.extent;
+            let all = |i: usize| if i == dim { format!("{range:?}") } else { ":".to_owned() };
+            let dims: Vec<String> = (0..self.shape.len()).map(all).collect();
+            text = format!("[{}]", dims.join(", "));
+        }
+        let n: usize = self.slice.shape(&self.shape).iter().product();
+        if self.elements != (0..n) {
+            let of = if text.is_empty() { format!("{:?}", self.shape) } else { text };
+            text = format!("elements {:?} of {of}", self.elements);
+        }
+        text
+    }
+}
+
+/// Which of the `n` elements of a parameter one of `parts` has.
+pub(super) fn covered<'a>(n: usize, parts: impl Iterator<Item = &'a Part>) -> Vec<bool> {
+    let mut has = vec![false; n];
+    for part in parts {
+        let all: Vec<usize> = (0..n).collect();
+        for at in &part.slice.cut(&part.shape, &all)[part.elements.clone()] {
+            has[*at] = true;
+        }
+    }
+    has
+}
+
+/// The index of an element of a row-major tensor.
+pub(super) fn unravel(mut flat: usize, shape: &[usize]) -> Vec<usize> {
+    let mut index: Vec<usize> = shape
+        .iter()
+        .rev()
+        .map(|n| {
+            let i = flat % n;
+            flat /= n;
+            i
+        })
+        .collect();
+    index.reverse();
+    index
+}
+
+impl Engine {
+    /// The parts of the summed gradient that this rank owns, or has a copy of.
+    pub(super) fn gradient_parts(&self, sums: &Sums) -> Vec<Part> {
+        let mut parts = Vec::new();
+        for (segment, held) in sums {
+            let values = held.values.iter().flat_map(|values| host(values.clone())).collect();
+            parts.extend(self.parts(*segment, &held.range, values));
+        }
+        parts
+    }
+
+    /// The parts of the weights that this rank has.
+    pub(super) fn weight_parts(&self) -> Vec<Part> {
+        let mut parts = Vec::new();
+        for layout in self.store().layouts() {
+            let range = match self.store().is_sharded() {
+                true => self.state_range(layout),
+                false => 0..layout.len(),
+            };
+            let values = self.store().values(layout.segment, &range);
+            parts.extend(self.parts(layout.segment, &range, values));
+        }
+        parts
+    }
+
+    /// A range of a segment, parameter by parameter.
+    fn parts(&self, segment: Segment, range: &Range<usize>, values: Vec<f32>) -> Vec<Part> {
+        let layout = self.store().layout(segment);
+        let part = |portion: crate::segments::Portion| {
+            let path = layout.params[portion.param].path.clone();
+            let shape = self.global_shape(&path);
+            let slice = match self.layout().tensor {
+                1 => Slice { dim: None, start: 0, extent: shape[0] },
+                _ => self.slice(&path, self.place().tensor),
+            };
+            let values = values[portion.at].to_vec();
+            Part { path, shape, slice, elements: portion.within, values }
+        };
+        layout.portions(range).into_iter().map(part).collect()
+    }
+}
