@@ -226,7 +226,7 @@ pub(crate) fn compare(case: &Case, one: &Run) -> Result<Apart, String> {
         let mesh = Mesh::new(world.checked(), &case.layout).unwrap();
         run(case, case.layout, mesh, steps)
     });
-    let runs = runs.map_err(|failed| failed.to_string())?;
+    let runs = runs.map_err(|failed| format!("no result: {failed}"))?;
     for (rank, (other, _)) in runs.iter().enumerate() {
         if *other != runs[0].0 {
             return Err(format!("rank {rank} tells something else than rank 0"));
