@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use caravan_collective::{Communicator, ReduceOp};
+use caravan_collective::{Communicator, ReduceOp, Traffic};
 use caravan_model::{Attend, Kernels, Llama, LlamaConfig, WholeSequences};
 use caravan_optim::{AdamW, ParamGroups, clip_scale};
 
@@ -147,6 +147,30 @@ impl Engine {
     /// Multiply-adds of attention that this rank has done so far, by ring step; empty where sequences are whole.
     pub fn ring_work(&self) -> Vec<u64> {
         self.ring.as_ref().map(Ring::multiply_adds).unwrap_or_default()
+    }
+
+    /// What this rank sent and how long it took, waiting included, by axis, since the engine was made; axes of one rank
+    /// are left out. The exchange of gradients counts to `data`, also where it runs beside backward.
+    pub fn traffic(&self) -> Vec<(&'static str, Traffic)> {
+        let Mesh { pipeline, replicas, data, shard, context, tensor, .. } = &self.mesh;
+        let axes: [(&str, &[&Communicator]); 5] = [
+            ("data", &[replicas, &self.exchange, data]),
+            ("shard", &[shard]),
+            ("context", &[context]),
+            ("tensor", &[tensor]),
+            ("pipeline", &[pipeline]),
+        ];
+        let sum = |groups: &[&Communicator]| {
+            let traffics = groups.iter().filter(|group| group.size() > 1).map(|g| g.traffic());
+            traffics.fold(Traffic::default(), |a, b| Traffic {
+                calls: a.calls + b.calls,
+                bytes_sent: a.bytes_sent + b.bytes_sent,
+                secs: a.secs + b.secs,
+            })
+        };
+        let is_used = |groups: &[&Communicator]| groups.iter().any(|group| group.size() > 1);
+        let used = axes.into_iter().filter(|(_, groups)| is_used(groups));
+        used.map(|(axis, groups)| (axis, sum(groups))).collect()
     }
 
     /// The model, where one rank holds all of it.

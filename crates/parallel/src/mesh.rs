@@ -157,7 +157,9 @@ impl Layout {
                 self.world()
             )
         };
-        wrong(format!("{n_ranks} ranks, but {} = {}", product.join(" * "), self.world()), help)
+        let s = if n_ranks == 1 { "" } else { "s" };
+        let (product, world) = (product.join(" * "), self.world());
+        wrong(format!("{n_ranks} rank{s}, but {product} = {world}"), help)
     }
 
     fn axes(&self) -> [(&'static str, &'static str, usize); 5] {

@@ -33,7 +33,7 @@ fn settings() {
     train("schedule=cosin", &["cosin", "cosine"]);
     train("val_fraction=1.5", &["val_fraction"]);
     train("dtype=f8", &["f8"]);
-    train("tensor_parallel=2", &["tensor_parallel = 2", "one rank"]);
+    train("tensor_parallel=2", &["1 rank,", "tensor_parallel 2"]);
     train("memory_limit=1MB", &["memory_limit", "predicted"]);
     train("memory_limit=lots", &["memory_limit", "lots"]);
     train("seq_len=1000000", &["1000000"]);
@@ -146,7 +146,11 @@ fn places() {
     refused(&dir, &train_args("full", &[]), &["full", "thesis.txt"]);
     refused(&dir, &train_args("run", &["--device", "abacus"]), &["abacus"]);
     refused(&dir, &train_args("run", &["--device", "cuda"]), &["cuda"]);
-    refused(&dir, &train_args("run", &["--ranks", "2"]), &["one rank"]);
+    refused(
+        &dir,
+        &train_args("run", &["--ranks", "2"]),
+        &["global_batch = 6", "data_parallel = 4"],
+    );
     refused(&dir, &["data", "verify", "--data", "nowhere"], &["nowhere"]);
     refused(&dir, &["train"], &["no text"]);
 }

@@ -1,5 +1,8 @@
 //! Tests of the communicator and of the tensor operators on every engine.
 
+// Tests report by printing.
+#![allow(clippy::print_stderr, clippy::print_stdout)]
+
 mod conformance; // what every engine must do, one function for all
 mod failure; // ranks that panic, end early or call something else, on threads
 mod gradients; // every tensor operator against one rank

@@ -88,7 +88,7 @@ fn succeeds(test: &str, n_ranks: usize, mode: &str) {
         assert!(ended.is_success, "{n_ranks} ranks: {}", ended.text);
     }
     #[cfg(not(feature = "mpi"))]
-    not_run(test, mode, &n_ranks);
+    not_run(test, mode, n_ranks);
 }
 
 #[cfg(not(feature = "mpi"))]

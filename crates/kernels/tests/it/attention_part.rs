@@ -131,7 +131,7 @@ fn merged_parts_are_the_whole() {
 fn a_query_without_keys_has_no_result() {
     let (b, n_heads, s, t, head_dim) = (1, 2, 150, 40, 8);
     // The first block of queries sees nothing; of the others some do.
-    let sees = |i: usize| i >= 70 && i % 3 == 0;
+    let sees = |i: usize| i >= 70 && i.is_multiple_of(3);
     let first: Vec<i64> = (0..s).map(|i| if sees(i) { 7 } else { t as i64 }).collect();
     for (kernels, dtype, _, device) in variants() {
         let device = device.without_autodiff();

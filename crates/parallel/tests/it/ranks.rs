@@ -161,7 +161,6 @@ pub(crate) fn close(name: &str, found: &[f32], expected: &[f32]) -> Result<f32, 
     let mut worst = 0f32;
     for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
         let difference = (found - expected).abs() / largest;
-        // Written so that NaN is no pass.
         if difference.is_nan() || difference > TOLERANCE {
             return Err(format!("{name}[{i}] is {found:e} for {expected:e} of {largest:e}"));
         }

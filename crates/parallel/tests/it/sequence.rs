@@ -200,7 +200,6 @@ pub(crate) fn close(
     let mut worst = 0f64;
     for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
         let difference = (found - expected).abs() / largest;
-        // Written so that NaN is no pass.
         if difference.is_nan() || difference > tolerance {
             return Err(format!("{name}[{i}] is {found:e} for {expected:e} of {largest:e}"));
         }

@@ -232,13 +232,17 @@ pub(crate) fn compare(case: &Case, one: &Run) -> Result<Apart, String> {
             return Err(format!("rank {rank} tells something else than rank 0"));
         }
     }
-    balanced(case, &runs.iter().map(|(_, work)| work.as_slice()).collect::<Vec<_>>())?;
     let many = &runs[0].0;
     let expect = |is_so: bool, what: &str| if is_so { Ok(()) } else { Err(what.to_owned()) };
     expect(many.first.tokens == one.first.tokens, "tokens")?;
     expect(many.gradients.len() == one.gradients.len(), "number of gradients")?;
     expect(many.parameters.len() == one.parameters.len(), "number of parameters")?;
-    if case.is_exact() { same_bits(many, one).map(|()| Apart::default()) } else { close(many, one) }
+    let apart = match case.is_exact() {
+        true => same_bits(many, one).map(|()| Apart::default()),
+        false => close(many, one),
+    }?;
+    balanced(case, &runs.iter().map(|(_, work)| work.as_slice()).collect::<Vec<_>>())?;
+    Ok(apart)
 }
 
 fn same_bits(many: &Run, one: &Run) -> Result<(), String> {

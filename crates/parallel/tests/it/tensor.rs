@@ -207,8 +207,11 @@ fn what_no_rank_can_do_ends_all_ranks() {
         assert!(message.contains("neither -1 nor below the vocabulary size 97"), "{message}");
     }
     // An id past the end is refused, as in a whole table, and not taken for a token of another rank.
-    failure(|batch| batch.tokens = batch.tokens.clone().add_scalar(1000), whole);
-    failure(|batch| batch.tokens = batch.tokens.clone().sub_scalar(1000), whole);
+    for offset in [1000, -1000] {
+        let message =
+            failure(|batch| batch.tokens = batch.tokens.clone().add_scalar(offset), whole);
+        assert!(message.contains("out of bounds"), "{message}");
+    }
     let message = failure(
         |batch| {
             batch.tokens = batch.tokens.clone().narrow(1, 0, 23);

@@ -25,7 +25,7 @@ fn every_fault_of_tensor_parallelism_is_noticed() {
     let _alone = alone();
     // A fault, whether it needs a tied embedding and whether sequence parallelism to be one, and what must be named.
     let faults = [
-        ("tensor_enter_drops_sum", false, false, "attention_norm"),
+        ("tensor_enter_drops_sum", false, false, "embed.weight"),
         ("tensor_exit_sums_twice", false, false, "embed.weight"),
         ("tensor_norms_not_summed", false, true, "norm.weight"),
         ("tensor_vocabulary_shifted", false, false, "loss"),

@@ -1,4 +1,3 @@
-#![allow(clippy::single_range_in_vec_init)] // one run is what is expected
 use caravan_model::preset;
 
 use super::*;
@@ -65,9 +64,9 @@ fn runs_are_rows_cut_out_of_a_matrix() {
     let columns = Slice { dim: Some(1), start: 2, extent: 3 };
     assert_eq!(columns.runs(&[2, 7]).collect::<Vec<_>>(), [2..5, 9..12]);
     let rows = Slice { dim: Some(0), start: 1, extent: 2 };
-    assert_eq!(rows.runs(&[4, 7]).collect::<Vec<_>>(), vec![7..21]);
+    assert!(rows.runs(&[4, 7]).eq(std::iter::once(7..21)));
     let whole = Slice { dim: None, start: 0, extent: 5 };
-    assert_eq!(whole.runs(&[5]).collect::<Vec<_>>(), vec![0..5]);
+    assert!(whole.runs(&[5]).eq(std::iter::once(0..5)));
 }
 
 #[test]
