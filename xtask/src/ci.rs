@@ -75,7 +75,7 @@ const STEPS: &[Step] = &[
     Step { name: "fixtures", about: "the corpus is what its generator makes", run: corpus },
     Step { name: "clippy", about: "no warning in any target", run: clippy },
     Step { name: "doc", about: "no warning in the documentation", run: documentation },
-    Step { name: "test", about: "tests, doc tests, examples", run: tests },
+    Step { name: "test", about: "tests, deliberate faults, doc tests, examples", run: tests },
     Step { name: "mpi", about: "collectives and every layout of ranks over MPI", run: mpi },
     Step { name: "train", about: "a minute of training lowers the loss", run: training },
     Step { name: "cuda", about: "the backend `cuda` type-checks", run: cuda },
@@ -97,7 +97,10 @@ fn corpus(_: &Ci) -> Result<()> {
 }
 
 fn clippy(ci: &Ci) -> Result<()> {
-    Ok(cmd!(ci.sh, "cargo clippy --release --workspace --all-targets -- -D warnings").run()?)
+    cmd!(ci.sh, "cargo clippy --release --workspace --all-targets -- -D warnings").run()?;
+    // The suite of deliberate faults is no target without its feature.
+    let faults = ["--features", "caravan-parallel/mutations", "--test", "mutations"];
+    Ok(cmd!(ci.sh, "cargo clippy --release --workspace {faults...} -- -D warnings").run()?)
 }
 
 fn documentation(ci: &Ci) -> Result<()> {

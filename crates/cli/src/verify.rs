@@ -70,11 +70,11 @@ fn describe(case: &Case, changes: &[Change]) -> Result<()> {
     output::line(&format!("made smaller: {made}"))?;
     let m = &case.model;
     output::line(&format!(
-        "kept: every degree, {} query heads to a key head, {} embeddings, {} micro-batches of a replica, {}",
+        "kept: every degree, {} query heads to a key head, {} embeddings, {}; micro-batches of a replica: {}",
         m.n_heads / m.n_kv_heads,
         if m.tie_embeddings { "tied" } else { "untied" },
+        if case.document_mask { "documents apart" } else { "no document mask" },
         case.n_micro_batches / layout.replicas(),
-        if case.document_mask { "documents kept apart" } else { "no document mask" },
     ))?;
     output::line(&match case.demand() {
         Demand::SameBits => {

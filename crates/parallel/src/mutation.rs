@@ -26,7 +26,7 @@ pub const FAULTS: &[(&str, &str)] = &[
     ("tensor_enter_drops_sum", "backward leaves a region with one rank's gradient"),
     ("tensor_exit_sums_twice", "backward sums at a region's exit, where forward did"),
     ("tensor_norms_not_summed", "norms keep the gradient of a part of the sequence"),
-    ("tensor_vocabulary_shifted", "a rank takes its first token for the one after"),
+    ("tensor_vocabulary_shifted", "a rank looks up the token after the one it is asked for"),
     ("tensor_loss_of_own_columns", "the softmax runs over one rank's part of the vocabulary"),
     ("context_drops_step", "queries do not see the keys of the rank before"),
     ("context_forgets_lse", "results of ring steps are merged with a wrong weight"),

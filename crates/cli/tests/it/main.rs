@@ -6,3 +6,4 @@ mod commands; // the commands on a tiny run
 mod kill; // SIGKILL at random moments, resumed to the same bits
 mod memory; // the predicted memory is what a run takes
 mod support; // a text, a configuration, a way to call the program
+mod verify; // a layout against one rank

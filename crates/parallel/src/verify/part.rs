@@ -122,3 +122,35 @@ impl Engine {
         layout.portions(range).into_iter().map(part).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(dim: Option<usize>, start: usize, extent: usize, elements: Range<usize>) -> Part {
+        let (path, slice) = ("w".to_owned(), Slice { dim, start, extent });
+        Part { path, shape: vec![3, 4], slice, elements, values: Vec::new() }
+    }
+
+    #[test]
+    fn a_part_knows_its_place_in_the_whole() {
+        let whole: Vec<f32> = (0..12).map(|i| i as f32).collect();
+        // Columns 1 and 2 are 1, 2, 5, 6, 9, 10; of these the middle four.
+        let columns = part(Some(1), 1, 2, 1..5);
+        assert_eq!(columns.of_whole(&whole), [2.0, 5.0, 6.0, 9.0]);
+        assert_eq!(columns.index(0), [0, 2]);
+        assert_eq!(columns.index(3), [2, 1]);
+        assert_eq!(columns.describe(), "elements 1..5 of [:, 1..3]");
+        let rows = part(Some(0), 1, 2, 0..8);
+        assert_eq!((rows.index(7), rows.describe()), (vec![2, 3], "[1..3, :]".to_owned()));
+        let flat = part(None, 0, 3, 4..12);
+        assert_eq!(
+            (flat.index(0), flat.describe().as_str()),
+            (vec![1, 0], "elements 4..12 of [3, 4]")
+        );
+        assert_eq!(part(None, 0, 3, 0..12).describe(), "");
+        let has = covered(12, [&columns, &rows].into_iter());
+        assert_eq!(has.iter().position(|has| !has), Some(0));
+        assert_eq!(has.iter().filter(|has| **has).count(), 9); // 2, and 4 to 11
+    }
+}

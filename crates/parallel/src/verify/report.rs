@@ -120,6 +120,8 @@ impl Check {
 
 /// Columns of the name.
 const INDENT: usize = 22;
+/// Ranks that are named at most.
+const MANY_RANKS: usize = 8;
 
 impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -134,8 +136,11 @@ impl fmt::Display for Check {
             Found::Differs { n_differ, n, first, in_model, ranks } => {
                 write!(f, "DIFFERS {n_differ} of {n}, first {first}")?;
                 if ranks.len() > 1 {
-                    let ranks: Vec<String> = ranks.iter().map(ToString::to_string).collect();
-                    write!(f, " (on ranks {})", ranks.join(", "))?;
+                    let named: Vec<String> =
+                        ranks.iter().take(MANY_RANKS).map(ToString::to_string).collect();
+                    let more = if ranks.len() > MANY_RANKS { ", .." } else { "" };
+                    let (n, named) = (ranks.len(), named.join(", "));
+                    write!(f, " (on {n} ranks: {named}{more})")?;
                 }
                 match in_model {
                     Some(other) => {
@@ -159,11 +164,11 @@ impl fmt::Display for Difference {
         if !self.index.is_empty() {
             write!(f, " at {:?}", self.index)?;
         }
-        write!(f, ", {:.6e} where {} {:.6e}", self.found, self.against, self.expected)?;
-        if self.n > 1 {
-            let Self { n_differ, n, largest, .. } = self;
-            write!(f, "; {n_differ} of {n} numbers differ, the largest is {largest:.1e}")?;
+        let Self { found, against, expected, n_differ, n, largest, .. } = self;
+        if *n == 1 {
+            return write!(f, ", {found} where {against} {expected}");
         }
-        Ok(())
+        write!(f, ", {found:.6e} where {against} {expected:.6e}")?;
+        write!(f, "; {n_differ} of {n} numbers differ, the largest is {largest:.1e}")
     }
 }

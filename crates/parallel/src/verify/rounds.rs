@@ -165,3 +165,58 @@ fn check(name: &'static str, demand: Demand, compared: Vec<Compared>, order: Ord
     let found = Found::Differs { n_differ: orders.len(), n, first, in_model, ranks };
     Check { name, demand, found }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::compare::Whereabouts;
+    use super::*;
+
+    fn compared(order: usize, rank: usize, demand: Demand, found: &[f32]) -> Compared {
+        let place = format!("rank {rank} (data {rank})");
+        let (what, part) = (format!("p{order}"), String::new());
+        let at =
+            Whereabouts { order, what, rank, place, part, largest: 4.0, against: "one rank has" };
+        at.compare(demand, found, &[1.0, -4.0], |at| vec![at])
+    }
+
+    fn named(compared: Vec<Compared>, order: Order) -> String {
+        check("gradients", Demand::SameBits, compared, order).place()
+    }
+
+    #[test]
+    fn the_first_in_the_order_of_the_work_is_named_with_the_rank_that_is_furthest_off() {
+        let of = |order, rank, found: &[f32]| compared(order, rank, Demand::SameBits, found);
+        let all = vec![
+            of(0, 0, &[1.0, -4.0]),
+            of(1, 0, &[1.5, -4.0]),
+            of(1, 1, &[1.0, -6.0]),
+            of(2, 0, &[1.0, -4.5]),
+            of(2, 1, &[1.0, -4.0]),
+            of(3, 1, &[1.0, -4.0]),
+        ];
+        assert_eq!(named(all.clone(), Order::Forward), "gradients: p1 on rank 1 (data 1)");
+        assert_eq!(named(all.clone(), Order::Backward), "gradients: p2 on rank 0 (data 0)");
+        let text = check("gradients", Demand::SameBits, all, Order::Backward).to_string();
+        assert!(text.contains("DIFFERS 2 of 4, first p2 on rank 0"), "{text}");
+        assert!(
+            text.contains("5.0e-1 apart at [1], -4.500000e0 where one rank has -4.000000e0"),
+            "{text}"
+        );
+        assert!(text.contains("in the model's order first p1 on rank 1"), "{text}");
+    }
+
+    #[test]
+    fn bits_and_bounds_are_told_apart() {
+        let differs = |demand, found: &[f32]| compared(0, 0, demand, found).difference.is_some();
+        let next = f32::from_bits(1.0f32.to_bits() + 1);
+        assert!(differs(Demand::SameBits, &[next, -4.0]));
+        assert!(!differs(Demand::Within(1e-5), &[next, -4.0]));
+        // Of the largest, not of each.
+        assert!(!differs(Demand::Within(1e-5), &[1.000_03, -4.0]));
+        assert!(differs(Demand::Within(1e-5), &[1.000_05, -4.0]));
+        for odd in [f32::NAN, f32::INFINITY] {
+            assert!(differs(Demand::Within(1e-5), &[odd, -4.0]));
+            assert!(differs(Demand::SameBits, &[odd, -4.0]));
+        }
+    }
+}

@@ -23,3 +23,5 @@ mod sequence;
 mod table;
 /// Tensor and sequence parallelism: every cut equals one rank.
 mod tensor;
+/// A configuration of a user, made small and held against one rank.
+mod verify;

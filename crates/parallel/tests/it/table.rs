@@ -226,14 +226,16 @@ pub(crate) fn compare(case: &Case, one: &Run) -> Result<Apart, String> {
         let mesh = Mesh::new(world.checked(), &case.layout).unwrap();
         run(case, case.layout, mesh, steps)
     });
-    let runs = runs.map_err(|failed| failed.to_string())?;
+    let runs = runs.map_err(|failed| format!("no result: {failed}"))?;
     for (rank, (other, _)) in runs.iter().enumerate() {
         if *other != runs[0].0 {
             return Err(format!("rank {rank} tells something else than rank 0"));
         }
     }
+    // Sums first: what changes them is the graver fault.
+    let apart = judge(case, &runs[0].0, one)?;
     balanced(case, &runs.iter().map(|(_, work)| work.as_slice()).collect::<Vec<_>>())?;
-    judge(case, &runs[0].0, one)
+    Ok(apart)
 }
 
 /// Runs a case as one of the ranks of `world` and holds it against one rank's run, which each of them does by itself.
@@ -251,7 +253,10 @@ fn judge(case: &Case, many: &Run, one: &Run) -> Result<Apart, String> {
     expect(many.first.tokens == one.first.tokens, "tokens")?;
     expect(many.gradients.len() == one.gradients.len(), "number of gradients")?;
     expect(many.parameters.len() == one.parameters.len(), "number of parameters")?;
-    if case.is_exact() { same_bits(many, one).map(|()| Apart::default()) } else { close(many, one) }
+    match case.is_exact() {
+        true => same_bits(many, one).map(|()| Apart::default()),
+        false => close(many, one),
+    }
 }
 
 fn same_bits(many: &Run, one: &Run) -> Result<(), String> {
