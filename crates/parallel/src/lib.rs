@@ -19,6 +19,10 @@ mod mesh;
 pub mod mutation;
 mod norms;
 mod pipeline;
+#[cfg(feature = "mutations")]
+pub mod probe;
+#[cfg(not(feature = "mutations"))]
+mod probe;
 mod reader;
 mod reduce;
 mod schedule;

@@ -15,6 +15,7 @@ use crate::gradients::{Gradient, SegmentGradients};
 use crate::loss::LossSum;
 use crate::mesh::Layout;
 use crate::mutation;
+use crate::probe;
 use crate::reduce::{Assignment, Owner, Round, flatten, with_owner};
 use crate::schedule::{Action, actions};
 use crate::store::{Piece, Store};
@@ -91,6 +92,7 @@ fn drive(work: &Work<'_>, sink: &mut dyn FnMut(Segment, Vec<Gradient>)) -> Vec<L
                     StageOutput::Loss(nats) => losses[micro].nats = nats,
                 }
                 passes.insert((micro, piece), pass);
+                probe::at("forward", passes.len());
             }
             Action::Backward { micro, piece } => {
                 let (stage, weights) =
@@ -102,6 +104,7 @@ fn drive(work: &Work<'_>, sink: &mut dyn FnMut(Segment, Vec<Gradient>)) -> Vec<L
                 if let Some(gradient) = backward(&weights, pass, gradient, batch, sink) {
                     work.send(gradient, stage, stage - 1, micro);
                 }
+                probe::at("backward", passes.len());
             }
         }
     }
