@@ -356,7 +356,7 @@ impl Engine {
 }
 
 /// What a pipeline rank holds, first piece first.
-fn pieces(n_layers: usize, rank: usize, layout: &Layout) -> Vec<Piece> {
+pub(crate) fn pieces(n_layers: usize, rank: usize, layout: &Layout) -> Vec<Piece> {
     let count = layout.n_pieces();
     (0..layout.virtual_stages)
         .map(|i| i * layout.pipeline + rank)

@@ -32,6 +32,7 @@ mod state;
 mod store;
 mod sums;
 pub mod tensor;
+mod theory;
 mod tree;
 mod update;
 pub mod verify;
@@ -44,6 +45,7 @@ pub use mesh::{Layout, Mesh, Place, Reduction, Schedule};
 pub use reader::Reader;
 pub use segments::{Portion, SegmentLayout, SegmentParam};
 pub use state::StatePart;
+pub use theory::{StepShape, expected_traffic};
 // One micro-batch, and sums of many.
 pub use executor::{Activations, MicroBatch, Segment, forward_backward};
 pub use gradients::{Gradient, Gradients};

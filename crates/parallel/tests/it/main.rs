@@ -23,5 +23,7 @@ mod sequence;
 mod table;
 /// Tensor and sequence parallelism: every cut equals one rank.
 mod tensor;
+/// Bytes sent, held against the theory.
+mod traffic;
 /// A configuration of a user, made small and held against one rank.
 mod verify;

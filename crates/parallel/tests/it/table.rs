@@ -50,7 +50,7 @@ impl Case {
         }
     }
 
-    fn batch(&self, step: usize, index: u64) -> MicroBatch {
+    pub(crate) fn batch(&self, step: usize, index: u64) -> MicroBatch {
         let seed = step * self.n + index as usize;
         common::batch(self.config().vocab_size, ROWS, SEQ_LEN, seed, index.is_multiple_of(2))
     }
@@ -242,6 +242,7 @@ pub(crate) fn compare(case: &Case, one: &Run) -> Result<Apart, String> {
 ///
 /// # Errors
 /// What differs first.
+#[allow(dead_code)] // only the program over MPI holds one rank of a launched world
 pub(crate) fn hold(case: &Case, world: Communicator, steps: usize) -> Result<Apart, String> {
     let mesh = Mesh::new(world, &case.layout).map_err(|error| error.to_string())?;
     let (many, _) = run(case, case.layout, mesh, steps);
