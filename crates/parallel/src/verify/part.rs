@@ -30,9 +30,9 @@ impl Part {
     /// The index in the whole parameter of an element of the part.
     pub(super) fn index(&self, at: usize) -> Vec<usize> {
         let at = self.elements.start + at;
-        let runs = self.slice.runs(&self.shape);
+        let mut runs = self.slice.runs(&self.shape);
         let len = self.slice.shape(&self.shape).iter().product::<usize>() / runs.len();
-        let run = runs.skip(at / len).next().expect("an element of the slice");
+        let run = runs.nth(at / len).expect("an element of the slice");
         unravel(run.start + at % len, &self.shape)
     }
 
@@ -86,8 +86,9 @@ impl Engine {
     pub(super) fn gradient_parts(&self, sums: &Sums) -> Vec<Part> {
         let mut parts = Vec::new();
         for (segment, held) in sums {
-            let values = held.values.iter().flat_map(|values| host(values.clone())).collect();
-            parts.extend(self.parts(*segment, &held.range, values));
+            let values: Vec<f32> =
+                held.values.iter().flat_map(|values| host(values.clone())).collect();
+            parts.extend(self.parts(*segment, &held.range, &values));
         }
         parts
     }
@@ -101,13 +102,13 @@ impl Engine {
                 false => 0..layout.len(),
             };
             let values = self.store().values(layout.segment, &range);
-            parts.extend(self.parts(layout.segment, &range, values));
+            parts.extend(self.parts(layout.segment, &range, &values));
         }
         parts
     }
 
     /// A range of a segment, parameter by parameter.
-    fn parts(&self, segment: Segment, range: &Range<usize>, values: Vec<f32>) -> Vec<Part> {
+    fn parts(&self, segment: Segment, range: &Range<usize>, values: &[f32]) -> Vec<Part> {
         let layout = self.store().layout(segment);
         let part = |portion: crate::segments::Portion| {
             let path = layout.params[portion.param].path.clone();

@@ -55,13 +55,13 @@ fn first_round(
     gradients.extend(held::missing(kept, &one.gradients));
     let demand = case.demand();
     let mut checks = vec![
-        check("activations", demand, streams, Order::Forward),
-        check("loss", demand, losses, Order::Forward),
-        check("gradients", demand, gradients, Order::Backward),
+        check("activations", demand, &streams, Order::Forward),
+        check("loss", demand, &losses, Order::Forward),
+        check("gradients", demand, &gradients, Order::Backward),
     ];
     if case.layout.context > 1 {
         let compared = held::balance(case, &work);
-        checks.push(check("balance of the ring", Demand::SameBits, compared, Order::Forward));
+        checks.push(check("balance of the ring", Demand::SameBits, &compared, Order::Forward));
     }
     Ok(checks)
 }
@@ -92,7 +92,7 @@ fn updates(case: &Case, one: &Reference) -> Result<Vec<Check>, Check> {
     if let Some((_, parameters)) = expected.last() {
         compared.extend(held::missing(&weights, parameters));
     }
-    Ok(vec![check(UPDATES, case.demand(), compared, Order::Forward)])
+    Ok(vec![check(UPDATES, case.demand(), &compared, Order::Forward)])
 }
 
 /// The first gradients again, from the start: what depends on timing differs from run to run.
@@ -102,7 +102,7 @@ fn again(case: &Case, before: &[Vec<Part>]) -> Result<Vec<Check>, Check> {
         let (sums, ..) = case.watched(&mut engine);
         held::again(case, &engine, demand, &engine.gradient_parts(&sums), &before[engine.rank()])
     })?;
-    Ok(vec![check("gradients once more", demand, ranks.concat(), Order::Backward)])
+    Ok(vec![check("gradients once more", demand, &ranks.concat(), Order::Backward)])
 }
 
 /// Runs `body` on every rank of the layout, each a thread.
@@ -131,7 +131,7 @@ enum Order {
 }
 
 /// One check out of what all ranks compared.
-fn check(name: &'static str, demand: Demand, compared: Vec<Compared>, order: Order) -> Check {
+fn check(name: &'static str, demand: Demand, compared: &[Compared], order: Order) -> Check {
     let mut orders: Vec<usize> = compared.iter().map(|c| c.order).collect();
     orders.sort_unstable();
     orders.dedup();
@@ -179,7 +179,7 @@ mod tests {
         at.compare(demand, found, &[1.0, -4.0], |at| vec![at])
     }
 
-    fn named(compared: Vec<Compared>, order: Order) -> String {
+    fn named(compared: &[Compared], order: Order) -> String {
         check("gradients", Demand::SameBits, compared, order).place()
     }
 
@@ -194,9 +194,9 @@ mod tests {
             of(2, 1, &[1.0, -4.0]),
             of(3, 1, &[1.0, -4.0]),
         ];
-        assert_eq!(named(all.clone(), Order::Forward), "gradients: p1 on rank 1 (data 1)");
-        assert_eq!(named(all.clone(), Order::Backward), "gradients: p2 on rank 0 (data 0)");
-        let text = check("gradients", Demand::SameBits, all, Order::Backward).to_string();
+        assert_eq!(named(&all, Order::Forward), "gradients: p1 on rank 1 (data 1)");
+        assert_eq!(named(&all, Order::Backward), "gradients: p2 on rank 0 (data 0)");
+        let text = check("gradients", Demand::SameBits, &all, Order::Backward).to_string();
         assert!(text.contains("DIFFERS 2 of 4, first p2 on rank 0"), "{text}");
         assert!(
             text.contains("5.0e-1 apart at [1], -4.500000e0 where one rank has -4.000000e0"),

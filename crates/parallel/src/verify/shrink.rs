@@ -91,7 +91,7 @@ fn least_common_multiple(a: usize, b: usize) -> usize {
 }
 
 fn changes(from: &Case, to: &Case) -> Vec<Change> {
-    fn change<T: Display + PartialEq>(key: &'static str, from: T, to: T) -> Option<Change> {
+    fn change<T: Copy + Display + PartialEq>(key: &'static str, from: T, to: T) -> Option<Change> {
         (from != to).then(|| Change { key, from: from.to_string(), to: to.to_string() })
     }
     let (a, b) = (&from.model, &to.model);
