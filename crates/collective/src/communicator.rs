@@ -138,7 +138,7 @@ impl Communicator {
         expected: impl FnOnce() -> String,
     ) {
         if !fits {
-            self.raise(CollectiveError::Argument {
+            self.raise(&CollectiveError::Argument {
                 what,
                 found,
                 expected: expected(),
@@ -159,7 +159,7 @@ impl Communicator {
         let transport = &*self.group.transport;
         let Some(_busy) = Busy::enter(&self.group.is_busy) else {
             let axis = self.axis().to_owned();
-            self.raise(CollectiveError::Shared { rank: self.world_rank(), axis });
+            self.raise(&CollectiveError::Shared { rank: self.world_rank(), axis });
         };
         transport.begins(call);
         let checked = if self.is_checked && call.operation.is_collective() && self.size() > 1 {
@@ -171,7 +171,7 @@ impl Communicator {
         transport.ends();
         match result {
             Ok(result) => result,
-            Err(fault) => self.raise(self.error(fault, call)),
+            Err(fault) => self.raise(&self.error(fault, call)),
         }
     }
 
@@ -183,7 +183,7 @@ impl Communicator {
         let mut headers = vec![0; HEADER_BYTES * self.size()];
         self.group.transport.all_gather(&header, &mut headers)?;
         if let Err(error) = compare(&headers, self.axis()) {
-            self.raise(error);
+            self.raise(&error);
         }
         Ok(())
     }
@@ -216,8 +216,8 @@ impl Communicator {
     }
 
     /// Ends all ranks with `error`, as the failure of the rank that it names.
-    fn raise(&self, error: CollectiveError) -> ! {
-        let rank = match &error {
+    fn raise(&self, error: &CollectiveError) -> ! {
+        let rank = match error {
             CollectiveError::PeerFailed { rank, .. }
             | CollectiveError::RankEnded { rank, .. }
             | CollectiveError::Mismatch { world_rank: rank, .. } => *rank,

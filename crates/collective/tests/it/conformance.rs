@@ -139,7 +139,8 @@ fn all_to_all<T: Sample>(group: &Communicator, n: usize) {
     let expected: Vec<T> = (0..size).flat_map(|from| sample(from, rank, n)).collect();
     assert_same(&recv, &expected, "all_to_all");
 
-    let length = |from: usize, to: usize| if (from + 2 * to) % 3 == 0 { 0 } else { n + from + to };
+    let length =
+        |from: usize, to: usize| if (from + 2 * to).is_multiple_of(3) { 0 } else { n + from + to };
     let send: Vec<Vec<T>> = (0..size).map(|to| sample(rank, to, length(rank, to))).collect();
     let recv = group.all_to_all_v(&send);
     assert_eq!(recv.len(), size);
