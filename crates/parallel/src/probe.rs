@@ -18,7 +18,7 @@ pub fn set(probe: Option<Probe>) {
     *PROBE.write().unwrap_or_else(PoisonError::into_inner) = probe;
 }
 
-/// `forward` and `backward`, each done, with the micro-batches in flight then.
+/// `forward` and `backward`, each done, with the micro-batches in flight then; `exchange`, before it, with its bytes.
 #[cfg(feature = "mutations")]
 pub(crate) fn at(moment: &str, n: usize) {
     let probe = *PROBE.read().unwrap_or_else(PoisonError::into_inner);

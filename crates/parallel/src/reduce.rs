@@ -16,6 +16,7 @@ use crate::gradients::Gradient;
 use crate::loss::LossSum;
 use crate::mesh::Reduction;
 use crate::mutation;
+use crate::probe;
 use crate::segments::SegmentLayout;
 use crate::tree::{BlockId, BlockTree, Combine};
 
@@ -64,6 +65,8 @@ impl Owner {
             .map(|part| blocks.iter().flat_map(|block| &block[part.clone()]).copied().collect())
             .collect();
         drop(blocks);
+        let away = send.iter().enumerate().filter(|(to, _)| *to != rank);
+        probe::at("exchange", away.map(|(_, part)| size_of_val(part.as_slice())).sum());
         let mut received = self.group.all_to_all_v(&send);
         drop(send);
         if mutation::on("data_reduction_dropped") {

@@ -8,7 +8,7 @@ use caravan_dataset::Packing;
 use caravan_model::Kernels;
 use caravan_model::LlamaConfig;
 use caravan_optim::{AdamWConfig, LrSchedule, Schedule, ScheduleConfig};
-use caravan_parallel::{Activations, Layout};
+use caravan_parallel::{Activations, Layout, StepShape, expected_traffic};
 
 use crate::check;
 use crate::config::RunConfig;
@@ -210,6 +210,16 @@ impl Plan {
         );
         if self.layout.world() > 1 {
             line("ranks", format!("{}: {}", self.layout.world(), self.layout.describe()));
+            let step = StepShape {
+                n_micro_batches: self.n_micro_batches,
+                rows: run.micro_batch,
+                seq_len: run.seq_len,
+                activations: self.activations,
+            };
+            let sent = expected_traffic(&self.layout, m, step, 0);
+            let sent: Vec<String> =
+                sent.iter().map(|(axis, bytes)| format!("{axis} {}", show_bytes(*bytes))).collect();
+            line("", format!("rank 0 sends in a step: {}", sent.join(", ")));
         }
         line(
             "device",
