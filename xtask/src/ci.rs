@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use xshell::{Shell, cmd};
 
 use crate::json::{self, Value};
-use crate::{fixtures, launch, project, test, tidy};
+use crate::{fixtures, launch, project, setup, test, tidy};
 
 /// Runs what CI runs; do so before a review.
 #[derive(clap::Args, Debug)]
@@ -75,7 +75,8 @@ const STEPS: &[Step] = &[
     Step { name: "fixtures", about: "the corpus is what its generator makes", run: corpus },
     Step { name: "clippy", about: "no warning in any target", run: clippy },
     Step { name: "doc", about: "no warning in the documentation", run: documentation },
-    Step { name: "test", about: "tests, doc tests, examples", run: tests },
+    Step { name: "test", about: "tests, deliberate faults, doc tests, examples", run: tests },
+    Step { name: "mpi", about: "collectives and every layout of ranks over MPI", run: mpi },
     Step { name: "train", about: "a minute of training lowers the loss", run: training },
     Step { name: "cuda", about: "the backend `cuda` type-checks", run: cuda },
     Step { name: "tch", about: "the backend `tch` type-checks", run: tch },
@@ -96,7 +97,10 @@ fn corpus(_: &Ci) -> Result<()> {
 }
 
 fn clippy(ci: &Ci) -> Result<()> {
-    Ok(cmd!(ci.sh, "cargo clippy --release --workspace --all-targets -- -D warnings").run()?)
+    cmd!(ci.sh, "cargo clippy --release --workspace --all-targets -- -D warnings").run()?;
+    // The suite of deliberate faults is no target without its feature.
+    let faults = ["--features", "caravan-parallel/mutations", "--test", "mutations"];
+    Ok(cmd!(ci.sh, "cargo clippy --release --workspace {faults...} -- -D warnings").run()?)
 }
 
 fn documentation(ci: &Ci) -> Result<()> {
@@ -110,6 +114,24 @@ fn tests(ci: &Ci) -> Result<()> {
     ci.tests.replace(Some(report));
     ensure!(failed == 0, "{failed} failed");
     Ok(())
+}
+
+/// Ranks of the table of layouts: its largest layout has as many.
+const MPI_RANKS: usize = 8;
+
+/// The conformance and failure tests of the collectives, which start `mpirun` themselves, then the table of layouts as
+/// one program under `mpirun`. The features are named for the whole workspace, so that Burn is not built once more.
+fn mpi(ci: &Ci) -> Result<()> {
+    setup::ensure_mpi(&ci.sh)?;
+    let collective = ["--features", "caravan-collective/mpi", "--test", "it"];
+    cmd!(ci.sh, "cargo test --release --workspace {collective...} -- mpi_").run()?;
+    let launcher: Vec<String> =
+        launch::mpirun(&ci.sh, MPI_RANKS).iter().map(|word| format!("{word:?}")).collect();
+    let runner = format!("target.'cfg(all())'.runner = [\"mpirun\", {}]", launcher.join(", "));
+    // Both programs with the feature that lets one of them look in, so that the crate is built once.
+    let features = "caravan-parallel/mpi,caravan-parallel/mutations";
+    let layouts = ["--features", features, "--test", "mpi", "--test", "mpi_memory"];
+    Ok(cmd!(ci.sh, "cargo test --release --workspace --config {runner} {layouts...}").run()?)
 }
 
 /// The run that must learn: the default model on the corpus, for about a minute on two cores.

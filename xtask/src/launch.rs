@@ -14,6 +14,7 @@ use crate::setup;
 /// The commands of `caravan`, for the help text and to refuse others before a long build.
 const COMMANDS: &[(&str, &str)] = &[
     ("train", "Train a model; without arguments the default one on fixtures/"),
+    ("verify", "Check that a layout of ranks computes what one rank computes"),
     ("generate", "Write text with a trained model"),
     ("eval", "Perplexity, bits per byte and task scores"),
     ("tokenizer", "Train a tokenizer, encode, decode, show"),

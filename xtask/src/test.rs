@@ -25,7 +25,7 @@ pub(crate) struct Args {
     /// A Python with torch, transformers, sentencepiece and tokenizers: runs the checks against it
     #[arg(long, value_name = "PATH")]
     python: Option<PathBuf>,
-    /// Leave out doc tests and examples
+    /// Leave out doc tests, examples and the suite of deliberate faults
     #[arg(long)]
     quick: bool,
     /// Only tests and examples whose name contains this
@@ -59,6 +59,10 @@ pub(crate) fn collect(args: &Args) -> Result<Report> {
     eprintln!("$ {command}");
     run_cargo(command.into(), &mut report, &mut |line| println!("{line}"))?;
     if !args.quick {
+        let cargo_args = fault_arguments(args);
+        let command = cmd!(sh, "cargo {cargo_args...}");
+        eprintln!("$ {command}");
+        run_cargo(command.into(), &mut report, &mut |line| println!("{line}"))?;
         run_examples(&sh, args.filter.as_deref(), &mut report)?;
     }
     Ok(report)
@@ -71,6 +75,16 @@ fn cargo_arguments(args: &Args) -> Vec<&str> {
     if args.quick {
         words.extend(["--lib", "--bins", "--tests"]);
     }
+    words.extend(args.filter.as_deref());
+    words.extend(["--", "--show-output"]);
+    words
+}
+
+/// The tests that need faults compiled in. The whole workspace is named so that everything below `caravan-parallel` has
+/// the features, and is the build, that the other tests have.
+fn fault_arguments(args: &Args) -> Vec<&str> {
+    let mut words = vec!["test", "--release", "--workspace", "--no-fail-fast"];
+    words.extend(["--features", "caravan-parallel/mutations", "--test", "mutations"]);
     words.extend(args.filter.as_deref());
     words.extend(["--", "--show-output"]);
     words
@@ -166,6 +180,11 @@ mod tests {
             cargo_arguments(&Args::default()).join(" "),
             "test --release --workspace --no-fail-fast -- --show-output"
         );
+        assert_eq!(
+            fault_arguments(&Args::default()).join(" "),
+            "test --release --workspace --no-fail-fast --features caravan-parallel/mutations \
+             --test mutations -- --show-output"
+        );
         let args = Args { quick: true, filter: Some("rope".to_owned()), python: None };
         assert_eq!(
             cargo_arguments(&args).join(" "),
@@ -197,5 +216,9 @@ mod tests {
         assert_eq!(harness(fine, 0).summary(), "1 passed, 0 failed, 0 skipped");
         // A later binary that did not compile.
         assert_eq!(harness(fine, 101).summary(), "1 passed, 1 failed, 0 skipped");
+        // A second call that did not compile, after a first with a failure.
+        let mut report = harness("", 101);
+        report.cargo_ended(false);
+        assert_eq!(report.summary(), "0 passed, 2 failed, 0 skipped");
     }
 }

@@ -11,6 +11,7 @@ mod ranks;
 mod source;
 mod tokenizer;
 mod train;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -28,6 +29,8 @@ struct Args {
 enum Command {
     /// Train a model; without arguments the default configuration on the fixtures.
     Train(train::Args),
+    /// Check that a layout of ranks computes what one rank computes.
+    Verify(verify::Args),
     /// Let a model write.
     Generate(generate::Args),
     /// Score a model on text, tasks or given ids.
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
     allocator::keep_pages();
     let result = match Args::parse().command {
         Command::Train(args) => train::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Eval(args) => evaluate::run(&args),
         Command::Tokenizer(args) => tokenizer::run(&args),

@@ -114,7 +114,7 @@ fn run_rank(args: &Args, world: &Communicator, rank: Rank) -> Result<ExitCode> {
     let dir = RunDir::new(ranks::told(world, || match (&args.out, args.resume) {
         (Some(out), _) => Ok(out.clone()),
         (None, true) => newest_run(),
-        (None, false) => Ok(fresh_dir(&configuration(args)?.1)),
+        (None, false) => Ok(fresh_dir(&configured(args)?.1)),
     })?);
     if first {
         output::note(&format!("run folder: {}", dir.path().display()));
@@ -128,15 +128,16 @@ fn run_rank(args: &Args, world: &Communicator, rank: Rank) -> Result<ExitCode> {
         (true, _) => &mut both,
         (false, _) => both.1,
     };
-    let config = (!args.resume).then(|| configuration(args)).transpose();
+    let config = (!args.resume).then(|| configured(args)).transpose();
     let config = ranks::agreed(world, config)?;
     let world = world.clone();
-    let outcome = if let Some((config, _)) = config {
-        let config = spread(args, config, n_ranks);
-        train_on(world, config, &args.device, &dir, &stop, observer)
-    } else {
-        let change = |saved| changed(args, saved).map(|config| spread(args, config, n_ranks));
-        resume_on(world, &dir, &args.device, change, &stop, observer)
+    let spread = |config| spread(&args.settings, args.resume, config, n_ranks);
+    let outcome = match config {
+        Some((config, _)) => train_on(world, spread(config), &args.device, &dir, &stop, observer),
+        None => {
+            let change = |saved| changed(args, saved).map(spread);
+            resume_on(world, &dir, &args.device, change, &stop, observer)
+        }
     };
     console.close();
     if let Err(error) = &outcome {
@@ -165,11 +166,22 @@ fn run_rank(args: &Args, world: &Communicator, rank: Rank) -> Result<ExitCode> {
     }
 }
 
-/// The configuration of a new run and a name for its folder.
-fn configuration(args: &Args) -> Result<(RunConfig, String)> {
-    let file = match &args.config {
-        Some(path) => Some(path.clone()),
-        None if args.text.is_empty() && !sets_text(&args.settings) => {
+fn configured(args: &Args) -> Result<(RunConfig, String)> {
+    configuration(args.config.as_deref(), &args.text, &args.settings)
+}
+
+/// The configuration of a new run and a name for its folder, from a file, texts and `key=value` words.
+///
+/// # Errors
+/// A file or a word that is not understood; neither a text nor the default configuration.
+pub(crate) fn configuration(
+    file: Option<&Path>,
+    text: &[String],
+    settings: &[String],
+) -> Result<(RunConfig, String)> {
+    let file = match file {
+        Some(path) => Some(path.to_path_buf()),
+        None if text.is_empty() && !sets_text(settings) => {
             if !Path::new(DEFAULT_CONFIG).exists() {
                 bail!(
                     "there is no text to train on, and no `{DEFAULT_CONFIG}` here\nhelp: name your text with --text FILE, or run from the folder of Caravan's sources"
@@ -183,10 +195,10 @@ fn configuration(args: &Args) -> Result<(RunConfig, String)> {
         Some(path) => RunConfig::from_file(path)?,
         None => RunConfig::default(),
     };
-    if !args.text.is_empty() {
-        config.data.text.clone_from(&args.text);
+    if !text.is_empty() {
+        config.data.text = text.to_vec();
     }
-    let config = config.with_overrides(&args.settings)?;
+    let config = config.with_overrides(settings)?;
     let named = file.as_deref().or_else(|| config.data.text.first().map(Path::new));
     let name = named
         .and_then(Path::file_stem)
@@ -219,12 +231,16 @@ fn changed(args: &Args, saved: RunConfig) -> Result<RunConfig, caravan_train::Tr
 
 /// Ranks that no key gives work to are data-parallel: `--ranks 4` alone is `data_parallel=4`, and a run that is resumed
 /// takes the ranks it gets.
-fn spread(args: &Args, mut config: RunConfig, n_ranks: usize) -> RunConfig {
+pub(crate) fn spread(
+    settings: &[String],
+    resume: bool,
+    mut config: RunConfig,
+    n_ranks: usize,
+) -> RunConfig {
     let p = &mut config.parallel;
-    let is_set = args.settings.iter().any(|s| s.starts_with("data_parallel="));
+    let is_set = settings.iter().any(|s| s.starts_with("data_parallel="));
     let rest = p.tensor_parallel * p.pipeline_parallel * p.context_parallel * p.shard_parallel;
-    if !is_set && rest > 0 && n_ranks.is_multiple_of(rest) && (args.resume || p.data_parallel == 1)
-    {
+    if !is_set && rest > 0 && n_ranks.is_multiple_of(rest) && (resume || p.data_parallel == 1) {
         p.data_parallel = n_ranks / rest;
     }
     config
@@ -268,7 +284,7 @@ fn newest_run() -> Result<PathBuf> {
     }
 }
 
-fn keys_help() -> String {
+pub(crate) fn keys_help() -> String {
     let mut out = String::from("Keys (sections of the TOML file):\n");
     let mut section = "";
     for key in KEYS {

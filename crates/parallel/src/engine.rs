@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use caravan_collective::{Communicator, ReduceOp};
+use caravan_collective::{Communicator, ReduceOp, Traffic};
 use caravan_model::{Attend, Kernels, Llama, LlamaConfig, WholeSequences};
 use caravan_optim::{AdamW, ParamGroups, clip_scale};
 
@@ -19,7 +19,8 @@ use crate::error::Result;
 use crate::executor::{Activations, MicroBatch};
 use crate::loss::LossSum;
 use crate::mesh::{Layout, Mesh, Place};
-use crate::pipeline;
+use crate::mutation;
+use crate::pipeline::{self, WatchMicroBatch};
 use crate::reduce::{Assignment, Owner};
 use crate::store::{Piece, Store};
 use crate::sums::Sums;
@@ -69,6 +70,8 @@ pub struct Engine {
     /// A message space of its own for the exchange of gradients, which may run beside everything else.
     pub(crate) exchange: Communicator,
     pub(crate) overlap: bool,
+    /// Where sequences are divided.
+    ring: Option<Ring>,
 }
 
 impl Engine {
@@ -81,18 +84,20 @@ impl Engine {
             1 => Communicator::alone(),
             _ => mesh.replicas.duplicate("data"),
         };
-        let model = if layout.context > 1 {
-            let ring: Arc<dyn Attend> = Arc::new(Ring::new(mesh.context.clone()));
-            model.with_attend(&ring)
-        } else {
-            model
+        let ring = (layout.context > 1).then(|| Ring::new(mesh.context.clone()));
+        let model = match &ring {
+            Some(ring) => {
+                let ring: Arc<dyn Attend> = Arc::new(ring.clone());
+                model.with_attend(&ring)
+            }
+            None => model,
         };
         let mut store = Store::new(model, &pieces);
         if layout.zero_stage == 3 {
             let group = if layout.shard > 1 { &mesh.shard } else { &mesh.replicas };
             store = store.shard(group.clone());
         }
-        Self { layout, mesh, place, pieces, store, exchange, overlap: true }
+        Self { layout, mesh, place, pieces, store, exchange, overlap: true, ring }
     }
 
     /// An engine with initial weights: those of [`Llama::init`], whatever the layout. Called by all ranks of the mesh.
@@ -137,6 +142,35 @@ impl Engine {
     /// The groups of this rank.
     pub fn mesh(&self) -> &Mesh {
         &self.mesh
+    }
+
+    /// What this rank sent and how long it took, waiting included, by axis, since the engine was made; axes of one rank
+    /// are left out. The exchange of gradients counts to `data`, also where it runs beside backward.
+    pub fn traffic(&self) -> Vec<(&'static str, Traffic)> {
+        let Mesh { pipeline, replicas, data, shard, context, tensor, .. } = &self.mesh;
+        let axes: [(&str, &[&Communicator]); 5] = [
+            ("data", &[replicas, &self.exchange, data]),
+            ("shard", &[shard]),
+            ("context", &[context]),
+            ("tensor", &[tensor]),
+            ("pipeline", &[pipeline]),
+        ];
+        let sum = |groups: &[&Communicator]| {
+            let traffics = groups.iter().filter(|group| group.size() > 1).map(|g| g.traffic());
+            traffics.fold(Traffic::default(), |a, b| Traffic {
+                calls: a.calls + b.calls,
+                bytes_sent: a.bytes_sent + b.bytes_sent,
+                secs: a.secs + b.secs,
+            })
+        };
+        let is_used = |groups: &[&Communicator]| groups.iter().any(|group| group.size() > 1);
+        let used = axes.into_iter().filter(|(_, groups)| is_used(groups));
+        used.map(|(axis, groups)| (axis, sum(groups))).collect()
+    }
+
+    /// Multiply-adds of attention that this rank has done so far, by ring step; empty where sequences are whole.
+    pub fn ring_work(&self) -> Vec<u64> {
+        self.ring.as_ref().map(Ring::multiply_adds).unwrap_or_default()
     }
 
     /// The model, where one rank holds all of it.
@@ -202,6 +236,17 @@ impl Engine {
         batches: &[MicroBatch],
         activations: Activations,
     ) -> (Sums, LossSum) {
+        self.gradients_watched(n, batches, activations, &|_, _, _| {})
+    }
+
+    /// The same, and `watch` sees what goes into every block and the head.
+    pub(crate) fn gradients_watched(
+        &mut self,
+        n: usize,
+        batches: &[MicroBatch],
+        activations: Activations,
+        watch: &WatchMicroBatch<'_>,
+    ) -> (Sums, LossSum) {
         let assignment = self.assignment(n);
         let cut: Vec<MicroBatch>;
         let batches = match self.layout.context {
@@ -226,6 +271,7 @@ impl Engine {
             replica: self.place.replica(&self.layout),
             batches,
             activations,
+            watch,
         };
         let (mut sums, losses) = pipeline::run(&work, owner, self.overlap);
         let loss = self.loss(&losses, &assignment);
@@ -291,8 +337,16 @@ impl Engine {
             // This rank's micro-batches; with parts of sequences each rank has the targets of its part.
             let mut mine: Vec<f64> =
                 losses.iter().flat_map(|l| [l.nats, l.tokens as f64]).collect();
-            self.mesh.context.all_reduce(ReduceOp::Sum, &mut mine);
-            let all = self.mesh.replicas.all_gather_v(&mine);
+            let is_partial = mutation::on("loss_of_own_part");
+            if !is_partial {
+                self.mesh.context.all_reduce(ReduceOp::Sum, &mut mine);
+            }
+            let mut all = self.mesh.replicas.all_gather_v(&mine);
+            if is_partial {
+                let own = self.mesh.replicas.rank();
+                let others = all.iter_mut().enumerate().filter(|(replica, _)| *replica != own);
+                others.for_each(|(_, values)| values.fill(0.0));
+            }
             let loss = assignment.sum_losses(&all);
             pair = [loss.nats, loss.tokens as f64];
         }
@@ -302,7 +356,7 @@ impl Engine {
 }
 
 /// What a pipeline rank holds, first piece first.
-fn pieces(n_layers: usize, rank: usize, layout: &Layout) -> Vec<Piece> {
+pub(crate) fn pieces(n_layers: usize, rank: usize, layout: &Layout) -> Vec<Piece> {
     let count = layout.n_pieces();
     (0..layout.virtual_stages)
         .map(|i| i * layout.pipeline + rank)

@@ -94,6 +94,9 @@ impl Weights for Llama {
 /// Takes a segment's gradients, in visit order, as soon as they are there.
 pub(crate) type Sink<'a> = dyn FnMut(Segment, Vec<Gradient>) + 'a;
 
+/// Sees the plain residual stream `[rows, seq_len, d_model]` on its way into a block or the head.
+pub(crate) type Watch<'a> = dyn Fn(Segment, &Tensor<3>) + 'a;
+
 /// A micro-batch between its forward and its backward through a stage.
 #[derive(Debug)]
 pub(crate) struct StagePass {
@@ -131,7 +134,7 @@ pub fn forward_backward(
         Segment::Tied => tied = gradients.into_iter().next().map(|g| (g.path, g.values)),
         _ => segments.push(gradients),
     };
-    let (output, pass) = forward(model, None, batch, activations, &mut sink);
+    let (output, pass) = forward(model, None, batch, activations, &mut sink, &|_, _| {});
     let StageOutput::Loss(nats) = output else { panic!("a whole model ends with its loss") };
     backward(model, pass, None, batch, &mut sink);
     let gradients = Gradients::new(segments.into_iter().rev().flatten().collect(), tied);
@@ -147,6 +150,7 @@ pub(crate) fn forward(
     batch: &MicroBatch,
     activations: Activations,
     sink: &mut Sink<'_>,
+    watch: &Watch<'_>,
 ) -> (StageOutput, StagePass) {
     let starts = &batch.document_starts;
     let embedded = weights.embed().map(|embed| embed.forward(batch.tokens.clone()));
@@ -157,6 +161,7 @@ pub(crate) fn forward(
     };
     let mut passes = Vec::with_capacity(weights.blocks().len());
     for index in weights.blocks() {
+        watch(Segment::Block(index), &x);
         let block = weights.block(index);
         let pass = match activations {
             Activations::Keep => {
@@ -181,6 +186,7 @@ pub(crate) fn forward(
     let Some((head, tied)) = weights.head() else {
         return (StageOutput::Hidden(x), StagePass { embedded, passes, from_head: None });
     };
+    watch(Segment::Head, &x);
     let (nats, gradient) = run_head(&head, tied, x, batch, sink);
     (StageOutput::Loss(nats), StagePass { embedded, passes, from_head: Some(gradient) })
 }

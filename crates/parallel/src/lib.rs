@@ -19,6 +19,10 @@ mod mesh;
 pub mod mutation;
 mod norms;
 mod pipeline;
+#[cfg(feature = "mutations")]
+pub mod probe;
+#[cfg(not(feature = "mutations"))]
+mod probe;
 mod reader;
 mod reduce;
 mod schedule;
@@ -28,8 +32,10 @@ mod state;
 mod store;
 mod sums;
 pub mod tensor;
+mod theory;
 mod tree;
 mod update;
+pub mod verify;
 
 // The model on a mesh.
 pub use collect::Values;
@@ -39,6 +45,7 @@ pub use mesh::{Layout, Mesh, Place, Reduction, Schedule};
 pub use reader::Reader;
 pub use segments::{Portion, SegmentLayout, SegmentParam};
 pub use state::StatePart;
+pub use theory::{StepShape, expected_traffic};
 // One micro-batch, and sums of many.
 pub use executor::{Activations, MicroBatch, Segment, forward_backward};
 pub use gradients::{Gradient, Gradients};

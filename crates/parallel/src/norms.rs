@@ -30,7 +30,7 @@ impl Engine {
             }
             kept.insert(segment, Held { range: held.range, values });
             let mut all = self.mesh.replicas.all_gather_v(&own).concat();
-            if mutation::on("scale by the group's size") {
+            if mutation::on("norm_scaled") {
                 all.iter_mut().for_each(|sum| *sum *= self.mesh.replicas.size() as f64);
             }
             blocks.insert(segment, all);
@@ -54,7 +54,10 @@ impl Engine {
             let params = self.store.layouts().iter().flat_map(|layout| &layout.params);
             for (i, param) in params.enumerate() {
                 // A matrix has a slice on each rank; a norm is the same one on all of them.
-                if self.global(&param.path, &param.shape).1.is_some() {
+                let is_sliced = self.global(&param.path, &param.shape).1.is_some();
+                if (is_sliced && !mutation::on("norm_slices_dropped"))
+                    || (!is_sliced && mutation::on("norm_whole_summed"))
+                {
                     mine[i] = sum_in_order(of_ranks.iter().map(|values| values[i]));
                 }
             }
@@ -63,7 +66,7 @@ impl Engine {
         let copy = self.mesh.pipeline.size() > 1
             && !self.pieces.iter().any(|piece| piece.first)
             && self.store.layouts()[0].segment == Segment::Embed;
-        if copy && !mutation::on("double-count a norm") {
+        if copy && !mutation::on("norm_copy_counted") {
             mine.remove(0);
         }
         // Segments of interleaved pieces are not neighbours: pieces are put in the model's order.

@@ -15,6 +15,7 @@ use crate::gradients::{Gradient, SegmentGradients};
 use crate::loss::LossSum;
 use crate::mesh::Layout;
 use crate::mutation;
+use crate::probe;
 use crate::reduce::{Assignment, Owner, Round, flatten, with_owner};
 use crate::schedule::{Action, actions};
 use crate::store::{Piece, Store};
@@ -22,7 +23,6 @@ use crate::sums::{Held, Sums};
 use crate::tree::BlockTree;
 
 /// Everything a step's gradients are a function of.
-#[derive(Debug)]
 pub(crate) struct Work<'a> {
     pub(crate) store: &'a Store,
     pub(crate) pieces: &'a [Piece],
@@ -34,7 +34,12 @@ pub(crate) struct Work<'a> {
     /// This replica's micro-batches, in the order of the work.
     pub(crate) batches: &'a [MicroBatch],
     pub(crate) activations: Activations,
+    /// Told the micro-batch's global index as well.
+    pub(crate) watch: &'a WatchMicroBatch<'a>,
 }
+
+/// A [`Watch`](crate::executor::Watch) over all micro-batches of a step.
+pub(crate) type WatchMicroBatch<'a> = dyn Fn(u64, Segment, &Tensor<3>) + 'a;
 
 /// Computes this rank's range of the summed gradients, and the loss of each of its micro-batches (on the last stage; 0
 /// elsewhere).
@@ -70,6 +75,7 @@ fn drive(work: &Work<'_>, sink: &mut dyn FnMut(Segment, Vec<Gradient>)) -> Vec<L
     let (rank, ranks) = (work.pipeline.rank(), work.pipeline.size());
     let mut losses: Vec<LossSum> =
         work.batches.iter().map(|b| LossSum { nats: 0.0, tokens: b.n_targets }).collect();
+    let indices = work.assignment.indices(work.replica);
     let mut passes: HashMap<(usize, usize), StagePass> = HashMap::new();
     for action in actions(work.layout.schedule, rank, ranks, work.pieces.len(), n) {
         match action {
@@ -78,12 +84,15 @@ fn drive(work: &Work<'_>, sink: &mut dyn FnMut(Segment, Vec<Gradient>)) -> Vec<L
                     (piece * ranks + rank, work.store.piece(&work.pieces[piece]));
                 let batch = work.batch(micro, piece);
                 let input = (stage > 0).then(|| work.receive(stage - 1, stage, micro));
-                let (output, pass) = forward(&weights, input, batch, work.activations, sink);
+                let watch = |segment, x: &Tensor<3>| (work.watch)(indices[micro], segment, x);
+                let (output, pass) =
+                    forward(&weights, input, batch, work.activations, sink, &watch);
                 match output {
                     StageOutput::Hidden(x) => work.send(x, stage, stage + 1, micro),
                     StageOutput::Loss(nats) => losses[micro].nats = nats,
                 }
                 passes.insert((micro, piece), pass);
+                probe::at("forward", passes.len());
             }
             Action::Backward { micro, piece } => {
                 let (stage, weights) =
@@ -95,6 +104,7 @@ fn drive(work: &Work<'_>, sink: &mut dyn FnMut(Segment, Vec<Gradient>)) -> Vec<L
                 if let Some(gradient) = backward(&weights, pass, gradient, batch, sink) {
                     work.send(gradient, stage, stage - 1, micro);
                 }
+                probe::at("backward", passes.len());
             }
         }
     }
@@ -105,7 +115,7 @@ impl Work<'_> {
     fn batch(&self, micro: usize, piece: usize) -> &MicroBatch {
         let shifted = self.pieces[piece].last
             && self.pipeline.size() > 1
-            && mutation::on("shift a stage's micro-batch");
+            && mutation::on("pipeline_micro_batch_shifted");
         &self.batches[(micro + usize::from(shifted)) % self.batches.len()]
     }
 

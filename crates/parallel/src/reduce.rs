@@ -64,12 +64,15 @@ impl Owner {
             .map(|part| blocks.iter().flat_map(|block| &block[part.clone()]).copied().collect())
             .collect();
         drop(blocks);
-        let received = if mutation::on("drop the data reduction") {
-            vec![send[rank].clone(); size]
-        } else {
-            self.group.all_to_all_v(&send)
-        };
+        let mut received = self.group.all_to_all_v(&send);
         drop(send);
+        if mutation::on("data_reduction_dropped") {
+            let others = received.iter_mut().enumerate().filter(|(from, _)| *from != rank);
+            others.for_each(|(_, values)| values.fill(0.0));
+        }
+        if mutation::on("data_gradient_averaged") {
+            received.iter_mut().flatten().for_each(|value| *value /= size as f32);
+        }
         let sum = self.sums.entry(segment).or_default();
         for (ids, values) in blocks_of.into_iter().zip(received) {
             if ids.is_empty() {
@@ -78,7 +81,11 @@ impl Owner {
             }
             assert_eq!(values.len(), ids.len() * mine, "every rank sends its blocks of a part");
             for (at, id) in ids.into_iter().enumerate() {
-                sum.push_block(id, values[at * mine..(at + 1) * mine].to_vec());
+                let block = values[at * mine..(at + 1) * mine].to_vec();
+                match mutation::on("data_order_lost") {
+                    true => sum.push_left(block),
+                    false => sum.push_block(id, block),
+                }
             }
         }
     }

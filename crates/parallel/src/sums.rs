@@ -63,7 +63,7 @@ impl Engine {
             sums.insert(theirs, self.held(Segment::Embed, held.range, &other));
         }
         if let Some(tied) = sums.remove(&Segment::Tied)
-            && !mutation::on("skip the tied gradient")
+            && !(self.layout.world() > 1 && mutation::on("tied_use_dropped"))
         {
             let lookup = sums.get_mut(&Segment::Embed).expect("the lookup has a gradient");
             let both = std::mem::take(&mut lookup.values).into_iter().zip(tied.values);
@@ -74,7 +74,7 @@ impl Engine {
     /// Context ranks have parts of the same sequences, so their gradients are parts of one sum.
     pub(crate) fn finish_context(&self, sums: &mut Sums) {
         let group = &self.mesh.context;
-        if group.size() == 1 || mutation::on("drop the context reduction") {
+        if group.size() == 1 || mutation::on("context_gradients_stay") {
             return;
         }
         for (segment, held) in sums {
@@ -144,7 +144,7 @@ impl Engine {
 }
 
 /// Message of the exchange of a tied embedding's two sums; activations count up from 0.
-const TIED: u32 = u32::MAX;
+const TIED: u32 = 0x7fff_fff1;
 
 /// The values, in memory of this process.
 pub(crate) fn host(tensor: Tensor<1>) -> Vec<f32> {

@@ -7,6 +7,7 @@ use caravan_optim::AdamW;
 
 use crate::engine::{Engine, StepSettings};
 use crate::executor::Segment;
+use crate::mutation;
 use crate::segments::SegmentLayout;
 use crate::sums::{Held, Sums, host};
 
@@ -60,6 +61,9 @@ impl Engine {
             } else {
                 self.state_group().all_gather_v(&updated).concat()
             };
+            if mutation::on("zero_weights_stay") && self.state_group().rank() > 0 {
+                continue;
+            }
             self.store.replace(segment, updated);
         }
     }

@@ -27,6 +27,7 @@ mod run_dir;
 mod state;
 mod step;
 mod validation;
+mod verify;
 
 pub use caravan_parallel::{NotFinite, StepOutcome, StepSettings};
 pub use config::{
@@ -36,7 +37,7 @@ pub use console::{Console, clock};
 pub use data::{Data, build_config, describe_shards, loader, prepare, write_whole};
 pub use error::{Result, TrainError};
 pub use memory::{Memory, parse_bytes, peak_rss_bytes, show_bytes};
-pub use metrics::{Metrics, Row, draw_loss, read_rows};
+pub use metrics::{Communication, Metrics, Row, draw_loss, read_rows};
 pub use observer::{Event, Observer, Silent};
 pub use plan::{Plan, group};
 pub use rank_log::RankLog;

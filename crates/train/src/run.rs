@@ -1,12 +1,13 @@
 //! The loop: update, record, evaluate, save, until the last step or a request to stop.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use burn::tensor::Device;
-use caravan_collective::Communicator;
+use caravan_collective::{Communicator, Traffic};
 use caravan_model::{Forward, Llama};
 use caravan_optim::{AdamW, ParamGroups};
 use caravan_parallel::{Engine, Mesh, NotFinite, StepSettings};
@@ -17,7 +18,7 @@ use crate::data::{self, Data};
 use crate::error::{Result, TrainError};
 use crate::identity::Identity;
 use crate::memory::peak_rss_bytes;
-use crate::metrics::{Metrics, Row, draw_loss, read_rows};
+use crate::metrics::{Communication, Metrics, Row, draw_loss, read_rows};
 use crate::observer::{Event, Observer};
 use crate::plan::Plan;
 use crate::ranks::Ranks;
@@ -251,6 +252,7 @@ impl Run<'_> {
                 grad_clip: self.plan.config.optim.grad_clip,
                 activations: self.plan.activations,
             };
+            let before = engine.traffic();
             let outcome = step_of(&mut engine, &mut optimizer, n, &micro_batches, settings)
                 .map_err(|found| self.not_finite(position, found))?;
             let secs = self.ranks.largest(begun.elapsed().as_secs_f64());
@@ -267,6 +269,7 @@ impl Run<'_> {
                 tokens_per_sec: Some(outcome.loss.tokens as f64 / secs),
                 peak_rss_bytes: peak_rss_bytes(),
                 elapsed_secs: position.elapsed_secs,
+                communication: communication(&before, &engine.traffic()),
                 ..Row::default()
             };
             let secs_left = self.secs_left(secs, position.step);
@@ -414,4 +417,17 @@ fn sequences(
     steps
         .flat_map(move |first| mine.clone().into_iter().map(move |i| first.checked_add(i * rows)))
         .map_while(|sequence| sequence)
+}
+
+/// What was sent between two counts, by axis.
+fn communication(
+    before: &[(&'static str, Traffic)],
+    after: &[(&'static str, Traffic)],
+) -> BTreeMap<String, Communication> {
+    let difference = |(before, after): (&(&str, Traffic), &(&str, Traffic))| {
+        let (axis, before, after) = (after.0.to_owned(), before.1, after.1);
+        let bytes = after.bytes_sent - before.bytes_sent;
+        (axis, Communication { bytes, secs: after.secs - before.secs })
+    };
+    before.iter().zip(after).map(difference).collect()
 }

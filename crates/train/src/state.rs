@@ -55,17 +55,21 @@ pub(crate) fn save(
     let mut tensors = Vec::new();
     for part in engine.state_parts().iter().filter(|part| part.saves) {
         let (path, shard) = (part.path.clone(), shard_of(part));
-        let state = optimizer.export(&path);
         let weights = part.clone();
         let model = SaveTensor::lazy_f32_part(format!("model/{path}"), shard.clone(), move || {
             engine.weights(&weights)
         });
         tensors.push(model);
-        if let Some(ParamState { moment1, moment2, .. }) = state {
-            for (moment, values) in [("adam_m", moment1), ("adam_v", moment2)] {
-                let path = format!("{moment}/{path}");
-                tensors.push(SaveTensor::lazy_f32_part(path, shard.clone(), move || values));
-            }
+        // Copied one by one when they are written, not all at once.
+        let moments: [(&str, fn(ParamState) -> Vec<f32>); 2] =
+            [("adam_m", |state| state.moment1), ("adam_v", |state| state.moment2)];
+        for (name, moment) in moments {
+            let (from, name) = (path.clone(), format!("{name}/{path}"));
+            let n = part.elements.len();
+            tensors.push(SaveTensor::lazy_f32_part(name, shard.clone(), move || {
+                // Before the first update both moments are zero.
+                optimizer.export(&from).map_or_else(|| vec![0.0; n], moment)
+            }));
         }
     }
     let report = save_rank(root, &name, ranks.rank(), &mut tensors.into_iter());

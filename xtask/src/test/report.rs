@@ -8,6 +8,8 @@ use std::fmt::Write as _;
 pub(crate) struct Report {
     passed: u64,
     failed: u64,
+    /// Failures of earlier calls of cargo.
+    failed_before: u64,
     ignored: u64,
     /// Checks that found what they need to be missing.
     not_run: Vec<NotRun>,
@@ -72,12 +74,13 @@ impl Report {
         }
     }
 
-    /// Cargo itself has ended. A failure that no test explains is counted as one.
+    /// Cargo itself has ended. A failure that none of its tests explains is counted as one.
     pub(crate) fn cargo_ended(&mut self, success: bool) {
         self.close();
-        if !success && self.failed == 0 {
+        if !success && self.failed == self.failed_before {
             self.failed += 1;
         }
+        self.failed_before = self.failed;
     }
 
     /// An example has run.

@@ -4,6 +4,11 @@
 //! ordinary tensor functions, so here is the smallest such operator: its result is already computed, and its backward calls
 //! a function from the result's gradient to those of the inputs.
 
+#![cfg_attr(
+    feature = "tch",
+    allow(deprecated, reason = "burn-tch stays as a backend to compare with")
+)]
+
 use std::fmt;
 use std::sync::Arc;
 

@@ -65,11 +65,7 @@ impl Vocab for SplitVocab {
     /// On Flex, on one rank, if an id lies outside the vocabulary: no rank takes it for another's.
     fn lookup(&self, weight: Tensor<2>, tokens: Tensor<2, Int>) -> Tensor<3> {
         let ([n_here, d_model], [b, s]) = (weight.dims(), tokens.dims());
-        let mut first = self.tokens.start;
-        if first > 0 && mutation::on("tensor_vocabulary_shifted") {
-            first += 1;
-        }
-        let rows = tokens.sub_scalar(first as i64);
+        let rows = tokens.sub_scalar(self.tokens.start as i64);
         // Only what other ranks hold is elsewhere; an id that nobody holds is left for the lookup to refuse.
         let below = |rows: &Tensor<2, Int>| rows.clone().lower_elem(0);
         let above = |rows: &Tensor<2, Int>| rows.clone().greater_equal_elem(n_here as i64);
@@ -78,7 +74,11 @@ impl Vocab for SplitVocab {
             (true, false) => below(&rows),
             (false, _) => above(&rows),
         };
-        let found = module::embedding(weight, rows.mask_fill(elsewhere.clone(), 0));
+        let mut rows = rows.mask_fill(elsewhere.clone(), 0);
+        if mutation::on("tensor_vocabulary_shifted") {
+            rows = rows.add_scalar(1).clamp_max(n_here as i64 - 1);
+        }
+        let found = module::embedding(weight, rows);
         found.mask_fill(elsewhere.unsqueeze_dim::<3>(2).expand([b, s, d_model]), 0.0)
     }
 

@@ -65,11 +65,26 @@ pub(crate) fn bits(gradients: &Gradients) -> Vec<(String, Vec<usize>, Vec<u32>)>
         .collect()
 }
 
-/// Largest difference of each tensor over its largest element, at most `tolerance`.
-pub(crate) fn assert_close(path: &str, found: &[f32], expected: &[f32], tolerance: f32) -> f32 {
-    assert_eq!(found.len(), expected.len(), "{path}");
+/// Largest difference over the largest element.
+///
+/// # Errors
+/// If it is above the tolerance, or a value is missing.
+pub(crate) fn close(found: &[f32], expected: &[f32], tolerance: f32) -> Result<f32, String> {
+    assert_eq!(found.len(), expected.len(), "two sizes of one tensor");
     let largest = expected.iter().fold(0f32, |m, v| m.max(v.abs()));
-    let worst = found.iter().zip(expected).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
-    assert!(worst <= tolerance * largest, "{path}: {worst:e} of {largest:e}");
-    worst / largest
+    let mut worst = 0f32;
+    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let difference = (found - expected).abs();
+        // Written so that NaN is no pass.
+        if difference.is_nan() || difference > tolerance * largest {
+            return Err(format!("element {i} is {found:e} for {expected:e} of {largest:e}"));
+        }
+        worst = worst.max(difference);
+    }
+    Ok(worst / largest)
+}
+
+/// The same, for a test that ends there.
+pub(crate) fn assert_close(path: &str, found: &[f32], expected: &[f32], tolerance: f32) -> f32 {
+    close(found, expected, tolerance).unwrap_or_else(|what| panic!("{path}: {what}"))
 }

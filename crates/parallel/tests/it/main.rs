@@ -19,5 +19,11 @@ mod ranks;
 mod reference;
 /// A sequence over ranks, held against one rank and against float64.
 mod sequence;
+/// The layouts, and what is compared.
+mod table;
 /// Tensor and sequence parallelism: every cut equals one rank.
 mod tensor;
+/// Bytes sent, held against the theory.
+mod traffic;
+/// A configuration of a user, made small and held against one rank.
+mod verify;

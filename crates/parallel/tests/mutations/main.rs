@@ -15,11 +15,15 @@ mod ranks;
 
 #[path = "../it/sequence.rs"]
 mod sequence;
+#[path = "../it/table.rs"]
+mod table;
 /// Tensor and sequence parallelism, the split vocabulary.
 mod tensor;
 
 /// Context parallelism: the ring and its sums.
 mod context;
+/// Every fault against the table of layouts and against `verify`.
+mod layouts;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -6,6 +6,7 @@ mod curve;
 mod jsonl;
 mod tensorboard;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -43,8 +44,20 @@ pub struct Row {
     /// Largest resident size so far.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_rss_bytes: Option<u64>,
+    /// What the first rank sent in the step, by axis of the mesh.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub communication: BTreeMap<String, Communication>,
     /// Seconds of training, earlier sessions of the run included.
     pub elapsed_secs: f64,
+}
+
+/// Communication on one axis in one step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Communication {
+    /// Bytes sent, by the convention of `caravan_collective::Traffic`.
+    pub bytes: u64,
+    /// Seconds inside the operations, waiting for other ranks included.
+    pub secs: f64,
 }
 
 /// The open sinks of a run.

@@ -1,7 +1,7 @@
 //! The program under `mpirun`: the same run on any number of processes, also when one of them dies.
 //!
 //! ```console
-//! $ cargo test --release -p caravan-cli --features mpi --test mpi [FILTER]
+//! $ cargo test --release -p caravan-cli --features mpi --test mpi_runs [FILTER]
 //! ```
 //!
 //! This file is both sides of it: without arguments the tests, which start the program and `mpirun`, and with the word
