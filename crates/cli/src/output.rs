@@ -10,7 +10,7 @@ pub(crate) fn error(error: &anyhow::Error) {
 }
 
 /// The message with those causes that it does not tell by itself, before its `help:` line.
-fn message(error: &anyhow::Error) -> String {
+pub(crate) fn message(error: &anyhow::Error) -> String {
     let text = error.to_string();
     let (mut problem, help) = match text.split_once("\nhelp: ") {
         Some((problem, help)) => (problem.to_owned(), Some(help.to_owned())),

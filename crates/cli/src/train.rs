@@ -55,7 +55,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         bail!("--ranks 0\nhelp: use --ranks 1 or more");
     }
     match args.transport.as_str() {
-        "mpi" => ranks::over_mpi(args.ranks, |world| run_rank(args, &world)),
+        "mpi" => ranks::over_mpi(args.ranks, |world| run_rank(args, world, Rank::Process)),
         _ => run_threads(args),
     }
 }
@@ -63,30 +63,53 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 /// All ranks in this process; what the first one says counts.
 fn run_threads(args: &Args) -> Result<ExitCode> {
     if args.ranks == 1 {
-        return run_rank(args, &Communicator::alone());
+        return run_rank(args, &Communicator::alone(), Rank::Thread);
     }
-    let failed = |failed: RankFailed| {
-        anyhow::anyhow!("{failed}\nhelp: what was saved is intact: go on with --resume")
+    let failed = |failed: RankFailed| match failed.message.contains("\nhelp: ") {
+        true => anyhow::anyhow!("{failed}"),
+        false => anyhow::anyhow!("{failed}\nhelp: what was saved is intact: go on with --resume"),
     };
-    let codes = threads::run(args.ranks, |world| run_rank(args, &world)).map_err(failed)?;
+    let run = |world: Communicator| run_rank(args, &world, Rank::Thread);
+    let codes = threads::run(args.ranks, run).map_err(failed)?;
     codes.into_iter().next().expect("a code from every rank")
 }
 
-fn run_rank(args: &Args, world: &Communicator) -> Result<ExitCode> {
-    let first = world.rank() == 0;
-    let stop = Arc::new(AtomicBool::new(false));
-    if first {
-        let asked = Arc::clone(&stop);
-        ctrlc::set_handler(move || {
-            if asked.swap(true, Ordering::Relaxed) {
-                // The second time somebody means it. Checkpoints are atomic, so nothing is lost but time.
-                std::process::abort();
-            }
+/// What a rank is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rank {
+    /// One of this process, which gets signals once for all of them.
+    Thread,
+    /// A process that a launcher started, and sends signals.
+    Process,
+}
+
+/// Lets signals set `stop`: Ctrl-C, SIGTERM, and SIGUSR1, which launchers hand on and batch systems send ahead of a time
+/// limit.
+fn stop_on_signals(stop: &Arc<AtomicBool>, rank: Rank) -> Result<()> {
+    let (asked, pressed) = (Arc::clone(stop), AtomicBool::new(false));
+    ctrlc::set_handler(move || {
+        asked.store(true, Ordering::Relaxed);
+        if pressed.swap(true, Ordering::Relaxed) {
+            // The second time somebody means it. Checkpoints are atomic, so nothing is lost but time.
+            std::process::abort();
+        }
+        // A launcher may mean to kill: it also does this to ranks that are left when one has died.
+        if rank == Rank::Thread {
             output::note(
                 "\nstopping after this step and saving; press Ctrl-C again to stop at once",
             );
-        })?;
-    }
+        }
+    })?;
+    #[cfg(unix)]
+    signal_hook::flag::register(signal_hook::consts::SIGUSR1, Arc::clone(stop))?;
+    Ok(())
+}
+
+fn run_rank(args: &Args, world: &Communicator, rank: Rank) -> Result<ExitCode> {
+    let first = world.rank() == 0;
+    let stop = Arc::new(AtomicBool::new(false));
+    let hears = first || rank == Rank::Process;
+    ranks::agreed(world, if hears { stop_on_signals(&stop, rank) } else { Ok(()) })?;
     // Folder and configuration are the first rank's, so that all have the same.
     let dir = RunDir::new(ranks::told(world, || match (&args.out, args.resume) {
         (Some(out), _) => Ok(out.clone()),
@@ -98,19 +121,28 @@ fn run_rank(args: &Args, world: &Communicator) -> Result<ExitCode> {
     }
     let mut console = Console::new();
     let mut log = RankLog::new(dir.path(), world.rank());
-    let observer: &mut dyn Observer = if first { &mut console } else { &mut log };
-    let world = world.clone();
+    let mut both = (&mut console, &mut log);
     let n_ranks = world.size();
-    let outcome = if args.resume {
-        let change = |saved| {
-            changed(args, saved).map(|config| spread(&args.settings, true, config, n_ranks))
-        };
-        resume_on(world, &dir, &args.device, change, &stop, observer)
-    } else {
-        let config = spread(&args.settings, false, configured(args)?.0, n_ranks);
-        train_on(world, config, &args.device, &dir, &stop, observer)
+    let observer: &mut dyn Observer = match (first, n_ranks) {
+        (true, 1) => both.0,
+        (true, _) => &mut both,
+        (false, _) => both.1,
+    };
+    let config = (!args.resume).then(|| configured(args)).transpose();
+    let config = ranks::agreed(world, config)?;
+    let world = world.clone();
+    let spread = |config| spread(&args.settings, args.resume, config, n_ranks);
+    let outcome = match config {
+        Some((config, _)) => train_on(world, spread(config), &args.device, &dir, &stop, observer),
+        None => {
+            let change = |saved| changed(args, saved).map(spread);
+            resume_on(world, &dir, &args.device, change, &stop, observer)
+        }
     };
     console.close();
+    if let Err(error) = &outcome {
+        log.failed(&error.to_string());
+    }
     match outcome? {
         Outcome::Assisted => Ok(ExitCode::SUCCESS),
         Outcome::Finished(report) => {

@@ -96,6 +96,18 @@ pub enum TrainError {
         /// Its error, with the way out of it.
         message: String,
     },
+    /// A rank that was started in another way than the first.
+    #[error("rank {rank} was started with {found}, rank 0 with {expected}\nhelp: {help}")]
+    MixedRanks {
+        /// The first that differs.
+        rank: usize,
+        /// What it was started with.
+        found: String,
+        /// What rank 0 was started with instead.
+        expected: String,
+        /// What to do.
+        help: &'static str,
+    },
     /// Degrees of parallelism that do not fit.
     #[error(transparent)]
     Parallel(Box<caravan_parallel::ParallelError>),

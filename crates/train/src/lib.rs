@@ -14,6 +14,7 @@ mod config;
 mod console;
 mod data;
 mod error;
+mod identity;
 mod memory;
 mod metrics;
 mod observer;

@@ -55,6 +55,14 @@ pub trait Observer {
     fn event(&mut self, event: &Event<'_>);
 }
 
+/// Two watchers of one run.
+impl<A: Observer, B: Observer> Observer for (&mut A, &mut B) {
+    fn event(&mut self, event: &Event<'_>) {
+        self.0.event(event);
+        self.1.event(event);
+    }
+}
+
 /// A watcher that looks away.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Silent;

@@ -1,8 +1,9 @@
 //! Ranks that go through a run together: the same steps, and the same end when one of them cannot go on.
 
-use caravan_collective::Communicator;
+use caravan_collective::{Communicator, ReduceOp};
 
 use crate::error::{Result, TrainError};
+use crate::identity::Identity;
 
 /// All ranks of a run, seen from one.
 #[derive(Clone, Debug)]
@@ -22,6 +23,36 @@ impl Ranks {
 
     pub(crate) fn rank(&self) -> usize {
         self.world.rank()
+    }
+
+    /// Whether all ranks were started alike; a note where that is not enough for equal bits. Called by all ranks, before
+    /// anything else.
+    ///
+    /// # Errors
+    /// The first that was not, on every rank.
+    pub(crate) fn same(&self, mine: impl FnOnce() -> Identity) -> Result<Option<String>> {
+        if self.world.size() == 1 {
+            return Ok(None);
+        }
+        Identity::compare(&self.gather(&mine().to_bytes()))
+    }
+
+    /// Refuses ranks that found something else than the first. Called by all ranks.
+    ///
+    /// # Errors
+    /// The first that did, on every rank.
+    pub(crate) fn equal(&self, mine: &str, help: &'static str) -> Result<()> {
+        let all = self.gather(mine.as_bytes());
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        match all.iter().position(|other| *other != all[0]) {
+            None => Ok(()),
+            Some(rank) => Err(TrainError::MixedRanks {
+                rank,
+                found: text(&all[rank]),
+                expected: text(&all[0]),
+                help,
+            }),
+        }
     }
 
     /// This rank's result, if all ranks have one. Called by all ranks.
@@ -74,17 +105,17 @@ impl Ranks {
         self.world.all_gather_v(bytes)
     }
 
-    /// Whether the first rank says yes.
-    pub(crate) fn decide(&self, yes: bool) -> bool {
+    /// Whether any rank says yes.
+    pub(crate) fn any(&self, yes: bool) -> bool {
         let mut answer = [u8::from(yes)];
-        self.world.broadcast(0, &mut answer);
+        self.world.all_reduce(ReduceOp::Max, &mut answer);
         answer[0] == 1
     }
 
     /// The largest of the ranks' numbers.
     pub(crate) fn largest(&self, value: f64) -> f64 {
         let mut values = [value];
-        self.world.all_reduce(caravan_collective::ReduceOp::Max, &mut values);
+        self.world.all_reduce(ReduceOp::Max, &mut values);
         values[0]
     }
 }

@@ -16,6 +16,7 @@ use caravan_tokenizer::Encode;
 use crate::config::{RunConfig, RunSection};
 use crate::data::{self, Data};
 use crate::error::{Result, TrainError};
+use crate::identity::Identity;
 use crate::memory::peak_rss_bytes;
 use crate::metrics::{Communication, Metrics, Row, draw_loss, read_rows};
 use crate::observer::{Event, Observer};
@@ -59,11 +60,12 @@ pub fn train(
     train_on(Communicator::alone(), config, device, dir, stop, observer)
 }
 
-/// Starts a run on all ranks of `world`, each of which calls this with the same arguments; `stop` and `observer` of the
-/// first count. Ranks on several machines see `dir` and the cache on one file system.
+/// Starts a run on all ranks of `world`, each of which calls this with the same arguments. Any rank's `stop` stops all.
+/// Ranks on several machines see `dir` on one file system.
 ///
 /// # Errors
-/// As [`train`], on every rank: one that could go on tells what the first that cannot says.
+/// As [`train`], on every rank: one that could go on tells what the first that cannot says. Ranks of another program or
+/// with other settings than the first are refused.
 pub fn train_on(
     world: Communicator,
     config: RunConfig,
@@ -73,6 +75,8 @@ pub fn train_on(
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
     let ranks = Ranks::new(world.clone());
+    let note = ranks.same(|| Identity::new("train", device).with(&config))?;
+    tell(observer, note);
     let plan = ranks.agree(Plan::new(config, device))?;
     let mesh = ranks.agree(mesh(world, &plan))?;
     let _lock = ranks.first(|| dir.create())?;
@@ -107,8 +111,12 @@ pub fn resume_on(
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
     let ranks = Ranks::new(world.clone());
+    let note = ranks.same(|| Identity::new("train --resume", device))?;
+    tell(observer, note);
     let _lock = ranks.first(|| dir.lock_to_resume())?;
+    ranks.agree(dir.wait_until_seen(None))?;
     let plan = ranks.agree(plan_to_resume(dir, device, change))?;
+    ranks.same(|| Identity::new("train --resume", device).with(&plan.config))?;
     let mesh = ranks.agree(mesh(world, &plan))?;
     start(&plan, mesh, &ranks, dir, stop, observer)
 }
@@ -130,6 +138,12 @@ fn plan_to_resume(
     Plan::new(config, device)
 }
 
+fn tell(observer: &mut dyn Observer, note: Option<String>) {
+    if let Some(note) = note {
+        observer.event(&Event::Note(&note));
+    }
+}
+
 fn mesh(world: Communicator, plan: &Plan) -> Result<Mesh> {
     Ok(Mesh::new(world, &plan.layout)?)
 }
@@ -143,12 +157,18 @@ fn start(
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
     let data = ranks.first_then_others(|| data::prepare(plan, observer))?;
+    // Their name is a hash of text and tokenizer.
+    let shards = data.shards.dir().file_name().unwrap_or_default().to_string_lossy();
+    ranks.equal(&format!("the shards `{shards}`"), "give all ranks the same text and tokenizer")?;
     let plan = ranks.agree(plan.clone().with_vocab(data.tokenizer.vocab_size()))?;
     ranks.first(|| {
-        dir.bind_shards(data.shards.dir())?;
-        data.tokenizer.save_into(dir.path())?;
-        data::write_whole(&dir.config(), plan.config.to_toml().as_bytes())
+        dir.check_shards(data.shards.dir())?;
+        // First, so that a run that is killed from here on is one to resume.
+        data::write_whole(&dir.config(), plan.config.to_toml().as_bytes())?;
+        dir.note_shards(data.shards.dir())?;
+        Ok(data.tokenizer.save_into(dir.path())?)
     })?;
+    ranks.agree(dir.wait_until_seen(Some(&plan.config.to_toml())))?;
     observer.event(&Event::Planned(&plan));
     let device = plan.device.clone().autodiff();
     let (seed, kernels) = (plan.config.run.seed, plan.kernels);
@@ -157,6 +177,7 @@ fn start(
     let (optimizer, position) = match ranks.agree(opened.map_err(TrainError::from))? {
         Some(checkpoint) => {
             let restored = state::restore(&checkpoint, &plan, &data.tokenizer, &mut engine);
+            let restored = restored.map_err(|e| state::with_way_out(e, &dir.checkpoints()));
             let (optimizer, position) = ranks.agree(restored)?;
             observer.event(&Event::Note(&format!(
                 "resumed at step {} from `{}`",
@@ -212,7 +233,7 @@ impl Run<'_> {
         let mut batches = Arc::clone(&self.data.loader)
             .prefetch(sequences(position.next_sequence, run, &mine), run.micro_batch);
         let groups = ParamGroups::default();
-        while position.step < run.steps && !self.ranks.decide(stop.load(Ordering::Relaxed)) {
+        while position.step < run.steps && !self.ranks.any(stop.load(Ordering::Relaxed)) {
             let begun = Instant::now();
             let read = (&mut batches).take(mine.len());
             let read = read.collect::<std::result::Result<Vec<_>, _>>();

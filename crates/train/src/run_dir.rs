@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
 use caravan_checkpoint::RunLock;
@@ -16,6 +17,10 @@ use crate::state;
 
 /// Holds the path of the shards.
 const SHARDS_NOTE: &str = "shards.txt";
+/// How the names of files begin that [`write_whole`] has not finished.
+const HALF_WRITTEN: &str = ".tmp";
+/// Network file systems show a new file late to other machines.
+const SEEN_WITHIN: Duration = Duration::from_secs(10);
 
 /// Paths inside a run folder.
 #[derive(Clone, Debug)]
@@ -49,13 +54,12 @@ impl RunDir {
         self.path.join("export")
     }
 
-    /// Notes which shards the run reads, or refuses others than those it began with.
+    /// Refuses other shards than those that the run began with.
     ///
     /// # Errors
-    /// The text has changed since the run began; or the note cannot be written.
-    pub(crate) fn bind_shards(&self, shards: &Path) -> Result<()> {
-        let note = self.path.join(SHARDS_NOTE);
-        if note.exists() {
+    /// The text has changed since the run began.
+    pub(crate) fn check_shards(&self, shards: &Path) -> Result<()> {
+        if self.path.join(SHARDS_NOTE).exists() {
             let was = self.shards()?;
             // Names are content hashes, so equal names are equal contents wherever they lie.
             if was.file_name() != shards.file_name() {
@@ -70,8 +74,40 @@ impl RunDir {
                 });
             }
         }
+        Ok(())
+    }
+
+    /// Notes which shards the run reads.
+    ///
+    /// # Errors
+    /// The note cannot be written.
+    pub(crate) fn note_shards(&self, shards: &Path) -> Result<()> {
+        let note = self.path.join(SHARDS_NOTE);
         write_whole(&note, format!("{}\n", shards.display()).as_bytes())?;
         Ok(())
+    }
+
+    /// Waits until this rank sees the run that the first rank has begun, with that configuration.
+    ///
+    /// # Errors
+    /// It is not there in time: the ranks do not share the folder.
+    pub(crate) fn wait_until_seen(&self, config: Option<&str>) -> Result<()> {
+        let path = self.config();
+        let begun = Instant::now();
+        loop {
+            let seen = std::fs::read_to_string(&path);
+            if seen.is_ok_and(|seen| config.is_none_or(|config| seen == config)) {
+                return Ok(());
+            }
+            if begun.elapsed() > SEEN_WITHIN {
+                return Err(TrainError::RunDir {
+                    path: self.path.clone(),
+                    problem: "is not the folder that rank 0 sees under this name".to_owned(),
+                    help: "name a folder on a file system that all machines share with --out, and start all ranks in the same folder".to_owned(),
+                });
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// The folder of shards that the run reads.
@@ -112,12 +148,14 @@ impl RunDir {
             });
         }
         if self.path.exists() {
+            let had_lock = self.path.join(RunLock::FILE_NAME).exists();
             let entries = std::fs::read_dir(&self.path)
                 .map_err(TrainError::io("reading folder", &self.path))?;
             for entry in entries {
                 let name = entry.map_err(TrainError::io("reading folder", &self.path))?.file_name();
-                // A run killed before it wrote its configuration leaves only its lock.
-                if name != RunLock::FILE_NAME {
+                // A run killed before it had a configuration leaves its lock, and perhaps half of that file.
+                let half = had_lock && name.to_string_lossy().starts_with(HALF_WRITTEN);
+                if name != RunLock::FILE_NAME && !half {
                     return Err(TrainError::RunDir {
                         path: self.path.clone(),
                         problem: format!("is not empty (it holds `{}`)", name.to_string_lossy()),

@@ -117,6 +117,15 @@ pub(crate) fn restore(
     Ok((optimizer, position))
 }
 
+/// An error of [`restore`], with the newest good checkpoint where this one is damaged: reading a part of it does not look
+/// for others.
+pub(crate) fn with_way_out(error: TrainError, root: &Path) -> TrainError {
+    match (error, caravan_checkpoint::open_latest(root)) {
+        (TrainError::Checkpoint(_), Err(whole)) => whole.into(),
+        (error, _) => error,
+    }
+}
+
 /// Where a rank's part of a parameter lies in the whole.
 fn shard_of(part: &StatePart) -> Shard {
     let shard = Shard::whole(&part.shape);

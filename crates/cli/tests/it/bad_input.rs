@@ -2,22 +2,7 @@
 
 use std::path::Path;
 
-use crate::support::{caravan, folder, ok, train_args};
-
-/// Runs the program, expects a failure that names `words`, ends in help and is no panic.
-fn refused(dir: &Path, args: &[&str], words: &[&str]) {
-    let output = caravan(dir, args);
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success(), "{args:?} was accepted:\n{text}");
-    assert_eq!(output.status.code(), Some(1), "{args:?}\n{text}");
-    assert!(!text.contains("panicked"), "{args:?}\n{text}");
-    let error = text.lines().filter(|l| l.starts_with("error: ")).count();
-    assert_eq!(error, 1, "{args:?}: one line that says error\n{text}");
-    assert!(text.contains("help: "), "{args:?}\n{text}");
-    for word in words {
-        assert!(text.contains(word), "{args:?}: no `{word}` in\n{text}");
-    }
-}
+use crate::support::{folder, ok, refused, train_args};
 
 #[test]
 fn settings() {

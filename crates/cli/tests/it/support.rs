@@ -1,7 +1,11 @@
 //! What the tests of the program share.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+/// More than any run of these tests takes, also on a busy machine.
+const TIME_LIMIT: Duration = Duration::from_secs(100);
 
 /// Settings of a run that takes seconds.
 pub(crate) const TINY: &[&str] = &[
@@ -32,6 +36,60 @@ pub(crate) fn command(dir: &Path, args: &[&str]) -> Command {
 /// Runs the program to its end.
 pub(crate) fn caravan(dir: &Path, args: &[&str]) -> Output {
     command(dir, args).output().expect("the program starts")
+}
+
+/// Runs the program to its end, which must come in time: ranks that wait for each other do so for ever.
+pub(crate) fn timed(dir: &Path, args: &[&str]) -> Output {
+    ended(started(dir, args), args)
+}
+
+/// Starts the program with its output in pipes.
+pub(crate) fn started(dir: &Path, args: &[&str]) -> Child {
+    let mut command = command(dir, args);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().expect("the program starts")
+}
+
+/// What a program that was [`started`] says until its end, which must come in time.
+pub(crate) fn ended(child: Child, args: &[&str]) -> Output {
+    let pid = child.id();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(child.wait_with_output().expect("an end")));
+    receiver.recv_timeout(TIME_LIMIT).unwrap_or_else(|_| {
+        signal(pid, "KILL");
+        panic!("{args:?} did not end in {TIME_LIMIT:?}")
+    })
+}
+
+/// Sends a signal.
+pub(crate) fn signal(pid: u32, name: &str) {
+    let status = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status();
+    assert!(status.expect("kill").success());
+}
+
+/// Waits until a run has written down `step`.
+pub(crate) fn wait_for_step(run: &Path, step: usize) {
+    let begun = std::time::Instant::now();
+    let n_steps = || std::fs::read_to_string(run.join("metrics.jsonl")).map(|t| t.lines().count());
+    while n_steps().unwrap_or(0) < step {
+        assert!(begun.elapsed() < TIME_LIMIT, "no step {step} in {}", run.display());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Runs the program, expects a failure that names `words`, ends in help and is no panic.
+pub(crate) fn refused(dir: &Path, args: &[&str], words: &[&str]) {
+    let output = timed(dir, args);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{args:?} was accepted:\n{text}");
+    assert_eq!(output.status.code(), Some(1), "{args:?}\n{text}");
+    assert!(!text.contains("panicked"), "{args:?}\n{text}");
+    let error = text.lines().filter(|l| l.starts_with("error: ")).count();
+    assert_eq!(error, 1, "{args:?}: one line that says error\n{text}");
+    assert!(text.contains("help: "), "{args:?}\n{text}");
+    for word in words {
+        assert!(text.contains(word), "{args:?}: no `{word}` in\n{text}");
+    }
 }
 
 /// Runs the program and expects success; gives standard output.

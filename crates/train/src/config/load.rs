@@ -5,7 +5,7 @@ use std::path::Path;
 use toml::{Table, Value};
 
 use super::keys::{find, suggestion};
-use super::{KEYS, RunConfig};
+use super::{KEYS, Key, RunConfig};
 use crate::error::{Result, TrainError};
 
 impl RunConfig {
@@ -72,16 +72,20 @@ impl RunConfig {
 
     /// Keys that differ from `other` and that a resumed run may not change, with both values.
     pub fn identity_changes(&self, other: &Self) -> Vec<(&'static str, String, String)> {
-        let (a, b) = (Table::try_from(self), Table::try_from(other));
-        let (a, b) = (a.expect("a TOML table"), b.expect("a TOML table"));
-        let at = |t: &Table, section: &str, name: &str| {
-            t.get(section).and_then(|s| s.get(name)).map_or("unset".to_owned(), ToString::to_string)
-        };
+        let pairs = self.values().into_iter().zip(other.values());
         KEYS.iter()
-            .filter(|k| !k.free)
-            .map(|k| (k.name, at(&a, k.section, k.name), at(&b, k.section, k.name)))
-            .filter(|(_, a, b)| a != b)
+            .zip(pairs)
+            .filter(|(key, ((_, a), (_, b)))| !key.free && a != b)
+            .map(|(key, ((_, a), (_, b)))| (key.name, a, b))
             .collect()
+    }
+
+    /// Every key of [`KEYS`] with its value as it is written, `unset` where it has none.
+    pub(crate) fn values(&self) -> Vec<(&'static str, String)> {
+        let table = Table::try_from(self).expect("a configuration is a TOML table");
+        let value = |key: &Key| table.get(key.section).and_then(|section| section.get(key.name));
+        let text = |key| value(key).map_or("unset".to_owned(), ToString::to_string);
+        KEYS.iter().map(|key| (key.name, text(key))).collect()
     }
 }
 

@@ -203,7 +203,7 @@ impl Default for OptimSection {
     }
 }
 
-/// `[parallel]`: degrees of the mesh. This version runs on one rank, so each degree must be 1.
+/// `[parallel]`: degrees of the mesh, which multiply to the number of ranks, and how ranks work together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ParallelSection {
@@ -225,7 +225,7 @@ pub struct ParallelSection {
     pub pipeline_schedule: String,
     /// Stages per pipeline rank.
     pub virtual_stages: usize,
-    /// `exact`: gradients summed in one fixed tree, whatever the layout.
+    /// `exact`: gradients summed in one fixed tree, whatever the layout; `fast`: by each rank first, with fewer bytes.
     pub reduction: String,
 }
 
