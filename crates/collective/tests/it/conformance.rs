@@ -168,8 +168,9 @@ fn messages<T: Sample>(group: &Communicator) {
         group.send(next, 6, &[T::of(2), T::of(2)]);
     }
     group.send(next, 8, &values::<T>(rank, LONG));
-    // A collective in between does not disturb them.
-    reductions::<T>(group, 7, ReduceOp::Sum);
+    // Collectives in between do not disturb them, also those that are made of messages.
+    reductions::<bf16>(group, 7, ReduceOp::Sum);
+    all_to_all::<T>(group, 7);
     for tag in tags.into_iter().rev() {
         for from in (0..size).rev() {
             for n in lengths {

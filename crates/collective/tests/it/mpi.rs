@@ -53,7 +53,7 @@ fn run(test: &str, n_ranks: usize, mode: &str) -> Option<Ended> {
         if let Some(status) = mpirun.try_wait().expect("it is our child") {
             break status;
         }
-        if start.elapsed() > Duration::from_secs(300) {
+        if start.elapsed() > Duration::from_secs(120) {
             mpirun.kill().expect("it is our child");
         }
         std::thread::sleep(Duration::from_millis(5));
