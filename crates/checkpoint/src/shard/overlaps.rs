@@ -23,7 +23,10 @@ impl Shard {
             && boxes_meet((&self.start, &self.extent), (&other.start, &other.extent));
         let (mut here, mut there) = (Cursor::new(self), Cursor::new(other));
         std::iter::from_fn(move || {
-            while meet {
+            if !meet {
+                return None;
+            }
+            loop {
                 let (a, b) = (here.run?, there.run?);
                 if a.global_end() <= b.global {
                     here.seek(b.global);
@@ -46,7 +49,6 @@ impl Shard {
                     });
                 }
             }
-            None
         })
     }
 }
