@@ -332,7 +332,7 @@ fn damage_in_any_ranks_file_is_found() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(3000))]
+    #![proptest_config(ProptestConfig::with_cases(1500))]
 
     /// Any edit of a manifest of six ranks, with a right hash: refused, or every tensor is whole.
     #[test]
@@ -368,6 +368,11 @@ proptest! {
             }
         });
     }
+
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
 
     /// Any edit of a report: refused, or what is committed opens.
     #[test]
