@@ -128,6 +128,8 @@ fn mpi(ci: &Ci) -> Result<()> {
     let launcher: Vec<String> =
         launch::mpirun(&ci.sh, MPI_RANKS).iter().map(|word| format!("{word:?}")).collect();
     let runner = format!("target.'cfg(all())'.runner = [\"mpirun\", {}]", launcher.join(", "));
+    let runs = ["--features", "caravan-cli/mpi", "--test", "mpi_runs"];
+    cmd!(ci.sh, "cargo test --release --workspace {runs...}").run()?;
     // Both programs with the feature that lets one of them look in, so that the crate is built once.
     let features = "caravan-parallel/mpi,caravan-parallel/mutations";
     let layouts = ["--features", features, "--test", "mpi", "--test", "mpi_memory"];

@@ -57,8 +57,7 @@ fn fitting(n_ranks: usize, started: usize) -> Result<()> {
 /// # Errors
 /// This rank's own error, or what the first of the others says.
 pub(crate) fn agreed<T>(world: &Communicator, result: Result<T>) -> Result<T> {
-    let mine =
-        result.as_ref().map_or_else(crate::output::message, |_| String::new());
+    let mine = result.as_ref().map_or_else(crate::output::message, |_| String::new());
     let all = world.all_gather_v(mine.as_bytes());
     let value = result?;
     match all.iter().enumerate().find(|(_, text)| !text.is_empty()) {

@@ -69,6 +69,7 @@ pub(crate) fn ranks_that_were_started_wrong_are_named() {
     );
     std::fs::remove_dir_all(dir.join("run")).unwrap();
     // Nor has it to have the same text.
-    std::fs::write(elsewhere.join("text.txt"), "All the world's a stage.\n".repeat(3000)).unwrap();
+    let text = std::fs::read_to_string(dir.join("text.txt")).unwrap();
+    std::fs::write(elsewhere.join("text.txt"), text + "All the world's a stage.\n").unwrap();
     refused(&[rank(&[]), away()], "rank 1 was started with the shards `");
 }
