@@ -9,6 +9,9 @@ use caravan_model::LlamaConfig;
 use crate::config::RunConfig;
 use crate::error::{Result, TrainError};
 
+/// A thread of the pool: its own heap, packed panels of matrices, scratch of attention. Measured, like the rest of the base.
+const THREAD: u64 = 16 << 20;
+
 /// Predicted bytes by part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
@@ -51,7 +54,7 @@ impl Memory {
             moments: 2 * n,
             gradients: n * (1 + pending),
             activations,
-            base: 64 << 20,
+            base: (48 << 20) + rayon::current_num_threads() as u64 * THREAD,
         }
     }
 
