@@ -1,29 +1,32 @@
 //! Keeps the threads of the pool awake while a step runs.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 /// Looks for work that a thread does before it lets other programs have its core.
 const SPINS: u32 = 64;
 
-/// Runs `work` on a thread of the pool, the others being awake until it returns.
+/// Runs `work` on the first thread of the pool, the others being awake until it returns.
 ///
 /// A step is hundreds of parallel loops of a few hundred microseconds each. A thread that finds
 /// nothing to do between two of them goes to sleep, and waking it takes a good part of the next.
+///
+/// Always the same thread: what a step frees lies in the allocator's heap of the thread that asked
+/// for it, and another one would take new memory.
 pub(crate) fn with_pool_awake<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     let done = AtomicBool::new(false);
-    rayon::scope(|scope| {
-        let here = rayon::current_thread_index();
-        let done = &done;
-        scope.spawn_broadcast(move |_, context| {
-            // The thread that does the work must not wait for it.
-            if Some(context.index()) != here {
-                help_until(done);
-            }
-        });
-        let _end = SetOnDrop(done);
-        work()
-    })
+    let work = Mutex::new(Some(work));
+    let results = rayon::broadcast(|context| {
+        if context.index() > 0 {
+            help_until(&done);
+            return None;
+        }
+        let _end = SetOnDrop(&done);
+        let work = work.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Some(work.expect("the first thread comes by once")())
+    });
+    results.into_iter().flatten().next().expect("a pool has a first thread")
 }
 
 /// Takes part in the pool's work until `done`.

@@ -51,7 +51,12 @@ fn a_run_takes_what_its_plan_says() {
         ("shallow", vec!["n_layers=2"]),
         ("recompute", vec!["n_layers=8", "recompute=true"]),
     ] {
-        let (predicted, measured) = predicted_and_measured(&dir, out, &more);
+        // The median of three: which buffers are alive at once depends on when the system lets each thread run, and a
+        // busy machine's peak may lie a tenth higher.
+        let mut peaks: Vec<(f64, f64)> =
+            (0..3).map(|i| predicted_and_measured(&dir, &format!("{out}-{i}"), &more)).collect();
+        peaks.sort_by(|a, b| a.1.total_cmp(&b.1));
+        let (predicted, measured) = peaks[1];
         let off = measured / predicted - 1.0;
         eprintln!("{out}: {predicted:.0} MiB predicted, {measured:.0} MiB measured");
         assert!(
