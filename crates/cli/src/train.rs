@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use caravan_collective::{Communicator, RankFailed, threads};
@@ -20,6 +21,8 @@ const DEFAULT_CONFIG: &str = "configs/fixtures.toml";
 const RUNS: &str = "runs";
 /// What a shell reports for a program ended by Ctrl-C.
 const INTERRUPTED: u8 = 130;
+/// How long a rank that a launcher ends may take to save.
+const LAUNCHER_PATIENCE: Duration = Duration::from_secs(3);
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = keys_help())]
@@ -93,16 +96,25 @@ fn stop_on_signals(stop: &Arc<AtomicBool>, rank: Rank) -> Result<()> {
             // The second time somebody means it. Checkpoints are atomic, so nothing is lost but time.
             std::process::abort();
         }
-        // A launcher may mean to kill: it also does this to ranks that are left when one has died.
-        if rank == Rank::Thread {
-            output::note(
+        match rank {
+            Rank::Thread => output::note(
                 "\nstopping after this step and saving; press Ctrl-C again to stop at once",
-            );
+            ),
+            Rank::Process => end_soon(),
         }
     })?;
     #[cfg(unix)]
     signal_hook::flag::register(signal_hook::consts::SIGUSR1, Arc::clone(stop))?;
     Ok(())
+}
+
+/// Ends this process if it is still there after a while: launchers send SIGTERM also to the ranks that are left when one
+/// has died, and these wait for it for ever.
+fn end_soon() {
+    std::thread::sleep(LAUNCHER_PATIENCE);
+    #[cfg(unix)]
+    let _ = signal_hook::low_level::emulate_default_handler(signal_hook::consts::SIGTERM);
+    std::process::abort();
 }
 
 fn run_rank(args: &Args, world: &Communicator, rank: Rank) -> Result<ExitCode> {

@@ -102,7 +102,11 @@ pub(crate) fn a_rank_that_panics_ends_all_at_once() {
 fn ends_soon(running: Running, processes: &[u32], what: &str) -> Option<Ended> {
     let begun = Instant::now();
     let ended = running.end();
-    let is_alive = |pid: &u32| Path::new(&format!("/proc/{pid}")).exists();
+    let is_alive = |pid: &u32| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // Those that have ended wait for the first process of the system to take note of it.
+        text.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z'))
+    };
     while processes.iter().any(is_alive) && begun.elapsed() < END_WITHIN {
         std::thread::sleep(Duration::from_millis(5));
     }
