@@ -319,6 +319,10 @@ mod tests {
             "sudo apt-get install -y --no-install-recommends cmake g++"
         );
         assert!(!debian.may_install());
+        assert_eq!(
+            debian.command(MPI).unwrap(),
+            "sudo apt-get install -y --no-install-recommends libopenmpi-dev openmpi-bin libclang-dev"
+        );
         let root = machine(Some(0), Privilege::Own);
         assert_eq!(
             root.command(&BASE[..1]).unwrap(),
