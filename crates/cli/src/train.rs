@@ -58,7 +58,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         bail!("--ranks 0\nhelp: use --ranks 1 or more");
     }
     match args.transport.as_str() {
-        "mpi" => ranks::over_mpi(args.ranks, |world| run_rank(args, world, Rank::Process)),
+        "mpi" => ranks::over_mpi(args.ranks, |world| {
+            // One that is alone has nobody to wait for in vain.
+            let rank = if world.size() > 1 { Rank::Process } else { Rank::Thread };
+            run_rank(args, world, rank)
+        }),
         _ => run_threads(args),
     }
 }

@@ -115,6 +115,12 @@ impl Communicator {
         self.group.transport.fail(self.world_rank(), message)
     }
 
+    /// The engine below.
+    #[cfg(feature = "nccl")]
+    pub(crate) fn transport(&self) -> &dyn Transport {
+        &*self.group.transport
+    }
+
     /// Makes a call: checks it, runs `body`, counts it as `bytes_sent`.
     pub(crate) fn call<R>(
         &self,
@@ -203,7 +209,7 @@ impl Communicator {
                 found_bytes: found,
                 expected_bytes: expected,
             },
-            #[cfg(feature = "mpi")]
+            #[cfg(any(feature = "mpi", feature = "nccl"))]
             Fault::Engine { name, text } => {
                 CollectiveError::Engine { engine: name, call, axis, text }
             }

@@ -8,7 +8,7 @@
 //!    element.rs         the element types and how they are reduced
 //!    traffic.rs         counters, and what each operation counts as sent
 //!    tensor/            the same on tensors, with a backward: enter, exit, gather, split, ...
-//!    transport/         the engines: threads of this process, MPI
+//!    transport/         the engines: threads of this process, MPI, NCCL
 //! ```
 //!
 //! A rank is one view of a group. All ranks of a group make the same collective calls in the same
@@ -44,4 +44,6 @@ pub use error::{CollectiveError, RankFailed};
 pub use traffic::Traffic;
 #[cfg(feature = "mpi")]
 pub use transport::mpi;
+#[cfg(feature = "nccl")]
+pub use transport::nccl;
 pub use transport::threads;

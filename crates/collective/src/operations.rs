@@ -13,9 +13,8 @@ use crate::transport::Receive;
 impl Communicator {
     /// Returns once all ranks have called it.
     pub fn barrier(&self) {
-        self.call(Call::new(Operation::Barrier), 0, |transport| match transport.size() {
-            1 => Ok(()),
-            _ => transport.barrier(),
+        self.call(Call::new(Operation::Barrier), 0, |transport| {
+            if transport.is_local() { Ok(()) } else { transport.barrier() }
         });
     }
 
@@ -27,9 +26,12 @@ impl Communicator {
         let call = Call::new(Operation::Broadcast).of(T::DTYPE).len(data.len()).peer(root);
         self.require_rank(call, "root", root);
         let others = if self.rank() == root { self.size() - 1 } else { 0 };
-        self.call(call, others * size_of_val(data), |transport| match transport.size() {
-            1 => Ok(()),
-            _ => transport.broadcast(root, cast_slice_mut(data)),
+        self.call(call, others * size_of_val(data), |transport| {
+            if transport.is_local() {
+                Ok(())
+            } else {
+                transport.broadcast(root, cast_slice_mut(data))
+            }
         });
     }
 
@@ -42,9 +44,12 @@ impl Communicator {
     pub fn all_reduce<T: Element>(&self, op: ReduceOp, data: &mut [T]) {
         let call = Call::new(Operation::AllReduce).of(T::DTYPE).len(data.len()).by(op);
         let bytes = 2 * (self.size() - 1) * size_of_val(data) / self.size();
-        self.call(call, bytes, |transport| match transport.size() {
-            1 => Ok(()),
-            _ => transport.all_reduce(op, T::DTYPE, cast_slice_mut(data)),
+        self.call(call, bytes, |transport| {
+            if transport.is_local() {
+                Ok(())
+            } else {
+                transport.all_reduce(op, T::DTYPE, cast_slice_mut(data))
+            }
         });
     }
 
@@ -57,7 +62,7 @@ impl Communicator {
         self.require_len(call, "the length of send", send.len(), self.size() * recv.len());
         let bytes = (self.size() - 1) * size_of_val(recv);
         self.call(call, bytes, |transport| {
-            if transport.size() == 1 {
+            if transport.is_local() {
                 recv.copy_from_slice(send);
                 return Ok(());
             }
@@ -73,7 +78,7 @@ impl Communicator {
         let call = Call::new(Operation::AllGather).of(T::DTYPE).len(send.len());
         self.require_len(call, "the length of recv", recv.len(), self.size() * send.len());
         self.call(call, (self.size() - 1) * size_of_val(send), |transport| {
-            if transport.size() == 1 {
+            if transport.is_local() {
                 recv.copy_from_slice(send);
                 return Ok(());
             }
@@ -85,7 +90,7 @@ impl Communicator {
     pub fn all_gather_v<T: Element>(&self, send: &[T]) -> Vec<Vec<T>> {
         let call = Call::new(Operation::AllGatherV).of(T::DTYPE);
         self.call(call, (self.size() - 1) * size_of_val(send), |transport| {
-            if transport.size() == 1 {
+            if transport.is_local() {
                 return Ok(vec![send.to_vec()]);
             }
             let mut parts = Parts(Vec::new());
@@ -108,7 +113,7 @@ impl Communicator {
             format!("a multiple of {size}")
         });
         self.call(call, (size - 1) * (size_of_val(send) / size), |transport| {
-            if size == 1 {
+            if transport.is_local() {
                 recv.copy_from_slice(send);
                 return Ok(());
             }
@@ -126,7 +131,7 @@ impl Communicator {
         let to_others = send.iter().enumerate().filter(|(rank, _)| *rank != self.rank());
         let bytes = to_others.map(|(_, part)| size_of_val(&**part)).sum();
         self.call(call, bytes, |transport| {
-            if transport.size() == 1 {
+            if transport.is_local() {
                 return Ok(send.to_vec());
             }
             let send: Vec<&[u8]> = send.iter().map(|part| cast_slice(part)).collect();

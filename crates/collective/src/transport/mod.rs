@@ -7,6 +7,8 @@ use crate::element::{DType, ReduceOp};
 
 #[cfg(feature = "mpi")]
 pub mod mpi;
+#[cfg(feature = "nccl")]
+pub mod nccl;
 pub mod threads;
 
 /// One rank's view of a group on some engine: operations on bytes.
@@ -21,6 +23,10 @@ pub(crate) trait Transport: Debug + Send + Sync {
     fn size(&self) -> usize;
     /// This rank in the world.
     fn world_rank(&self) -> usize;
+    /// Whether a group has one rank, for which the communicator copies and asks no engine.
+    fn is_local(&self) -> bool {
+        self.size() == 1
+    }
     /// Ranks of one color become a group, ordered by (key, rank).
     fn split(&self, axis: &str, color: usize, key: usize) -> Result<Box<dyn Transport>, Fault>;
     /// The same ranks with a message space of their own.
@@ -75,7 +81,7 @@ pub(crate) enum Fault {
     /// Rank `from` of the group sent another number of bytes than expected.
     Length { from: usize, found: usize, expected: usize },
     /// The engine's own error.
-    #[cfg(feature = "mpi")]
+    #[cfg(any(feature = "mpi", feature = "nccl"))]
     Engine { name: &'static str, text: String },
     /// An argument is beyond what the engine can count.
     #[cfg(feature = "mpi")]

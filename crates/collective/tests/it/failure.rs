@@ -1,16 +1,20 @@
 //! Ranks that fail: nobody waits for ever, and the first that failed is named.
 
 use std::panic::catch_unwind;
-use std::time::{Duration, Instant};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use caravan_collective::{Communicator, RankFailed, ReduceOp, threads};
 
-/// Runs ranks that must fail, and soon.
-fn failure<R: Send>(n_ranks: usize, body: impl Fn(Communicator) -> R + Sync) -> RankFailed {
-    let start = Instant::now();
-    let failed = threads::run(n_ranks, body).err().expect("a rank must fail");
-    assert!(start.elapsed() < Duration::from_secs(5), "took {:?}", start.elapsed());
-    failed
+/// Runs ranks that must fail, and soon: also where the code under test would wait for ever.
+fn failure<R: Send + 'static>(
+    n_ranks: usize,
+    body: impl Fn(Communicator) -> R + Send + Sync + 'static,
+) -> RankFailed {
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || tell.send(threads::run(n_ranks, body).err()));
+    let ended = told.recv_timeout(Duration::from_secs(5)).expect("ranks wait for ever");
+    ended.expect("a rank must fail")
 }
 
 #[test]
@@ -28,7 +32,7 @@ fn a_panic_ends_all_that_wait_in_any_operation() {
         |w| drop(w.split("part", 0, 0)),
     ];
     for wait in waits {
-        let failed = failure(3, |world| {
+        let failed = failure(3, move |world| {
             if world.rank() == 1 {
                 std::thread::sleep(Duration::from_millis(20));
                 panic!("no more {}", "hay");
@@ -84,6 +88,25 @@ fn a_rank_that_ends_early_is_not_waited_for() {
         }
     });
     assert!(failed.rank == 1 && failed.message.contains("recv of 3 f32 from rank 1"), "{failed}");
+}
+
+/// The one that ended is found in a group where it has another number than in the world.
+#[test]
+fn a_rank_that_ends_early_is_named_by_its_number_in_the_world() {
+    let waits: [fn(&Communicator); 2] =
+        [|half| half.recv(0, 7, &mut [0_u8]), |half| half.barrier()];
+    for wait in waits {
+        let failed = failure(4, move |world| {
+            let half = world.split("half", world.rank() / 2, 0);
+            match world.rank() {
+                0 | 1 => std::thread::sleep(Duration::from_millis(100)),
+                2 => {}
+                _ => wait(&half),
+            }
+        });
+        let expected = "rank 2 has ended while rank 3 waits for it in ";
+        assert!(failed.rank == 2 && failed.message.starts_with(expected), "{failed}");
+    }
 }
 
 /// What a rank sent or deposited before it ended is still there.
@@ -152,7 +175,7 @@ fn another_length_type_root_or_reduction_is_named() {
         ),
     ];
     for (first, second, of_0, of_1) in pairs {
-        let failed = failure(2, |world| {
+        let failed = failure(2, move |world| {
             let world = world.checked();
             if world.rank() == 0 { first(&world) } else { second(&world) }
         });
@@ -220,7 +243,7 @@ fn arguments_that_do_not_fit_say_what_would() {
         ),
     ];
     for (call, expected) in calls {
-        let failed = failure(2, |world| call(&world));
+        let failed = failure(2, move |world| call(&world));
         let expected = format!("{expected}\nhelp: the axis has 2 ranks");
         assert_eq!(failed.message, expected);
     }

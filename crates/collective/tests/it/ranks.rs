@@ -25,6 +25,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let _ = helper.join();
             wait(&world);
         }
+        ("panic-in-threads", true) => {
+            let at_once = std::sync::Barrier::new(8);
+            std::thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| {
+                        at_once.wait();
+                        panic!("boom");
+                    });
+                }
+            });
+        }
         ("abort", true) => world.abort("out of water"),
         ("kill", true) => {
             let me = std::process::id().to_string();
@@ -33,7 +44,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         ("early", true) | ("early-message", true) => {}
         ("early-message", false) => world.recv(1, 3, &mut [0_f32; 5]),
-        ("panic-in-thread" | "abort" | "kill" | "early", false) => wait(&world),
+        ("panic-in-thread" | "panic-in-threads" | "abort" | "kill" | "early", false) => {
+            wait(&world)
+        }
         ("early-part", _) => early_part(&world),
         ("unreceived", _) => world.send((world.rank() + 1) % world.size(), 0, &vec![0_u8; 8 << 20]),
         ("mismatch", true) => world.checked().all_reduce(ReduceOp::Sum, &mut [0_f32; 10]),

@@ -147,7 +147,8 @@ impl Engine {
 
     fn listen(&self, farewells: &mut [Option<Farewell>]) -> Result<(), Fault> {
         while let Some((from, bytes)) = self.control.poll(FAREWELL_TAG)? {
-            farewells[from] = Some(Farewell::read(&bytemuck::pod_collect_to_vec(&bytes)));
+            let words = bytes.chunks_exact(8).map(bytemuck::pod_read_unaligned::<u64>);
+            farewells[from] = Some(Farewell::read(&words.collect::<Vec<_>>()));
         }
         if farewells.iter().all(Option::is_none) {
             return Ok(());
