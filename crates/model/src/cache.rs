@@ -65,6 +65,28 @@ impl KvCache {
         self.capacity
     }
 
+    /// A cache of `n` sequences that all begin with what this one sequence holds, with room for `extra` more positions.
+    ///
+    /// # Panics
+    /// If this cache is not for exactly one sequence.
+    #[must_use]
+    pub fn repeat(&self, n: usize, extra: usize) -> Self {
+        assert_eq!(self.batch, 1, "only the cache of one sequence can be repeated");
+        let (len, capacity) = (self.len, self.len + extra);
+        let repeated = |slot: &Option<Tensor<4>>| {
+            let all = slot.as_ref().expect("a layer's cache is always put back");
+            let [_, heads, _, head_dim] = all.dims();
+            let seen = all.clone().narrow(2, 0, len).repeat_dim(0, n); // [n, heads, len, head_dim]
+            let room = Tensor::zeros([n, heads, extra, head_dim], &all.device());
+            Some(Tensor::cat(vec![seen, room], 2))
+        };
+        let layers = self.layers.iter().map(|layer| LayerCache {
+            keys: repeated(&layer.keys),
+            values: repeated(&layer.values),
+        });
+        Self { layers: layers.collect(), batch: n, len, capacity }
+    }
+
     /// Forgets all positions from `len` on; the memory stays.
     ///
     /// # Panics

@@ -1,0 +1,1 @@
+//! From a pre-trained LLaMA to one that classifies or follows instructions.
