@@ -16,20 +16,30 @@ pub enum EvalError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// A line of a task file, or an `--ids` file, is not what it should be.
-    #[error("{}:{line}: {reason}\nhelp: {help}", path.display())]
+    /// A row of a task's file, or an `--ids` file, is not what it should be.
+    #[error("{}:{place}: {reason}\nhelp: {help}", path.display())]
     Row {
         /// The file.
         path: PathBuf,
-        /// Line, from 1.
-        line: usize,
+        /// Its line, from 1, or where it stands in a nested file.
+        place: String,
         /// What is wrong with it.
         reason: String,
         /// What a good one looks like.
-        help: &'static str,
+        help: String,
     },
-    /// A task file without rows.
-    #[error("{} holds no rows\nhelp: a task file has one JSON object per line", path.display())]
+    /// A file that describes a task is not what it should be.
+    #[error("task file {}: {reason}\nhelp: {help}", path.display())]
+    TaskFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+        /// What a good one looks like.
+        help: String,
+    },
+    /// A file without rows.
+    #[error("{} holds no rows\nhelp: a file has one JSON object per line, or is CSV or TSV with a header", path.display())]
     Empty {
         /// The file.
         path: PathBuf,
@@ -46,25 +56,28 @@ pub enum EvalError {
     },
     /// More worked examples than the file has other rows.
     #[error(
-        "{shots} shots need {shots} rows beside the one asked, {} has {n_rows} rows\nhelp: use fewer shots", path.display()
+        "{shots} shots need {shots} rows beside the one asked, {} has {n_rows} others{}\nhelp: use fewer shots",
+        path.display(), group.as_ref().map(|group| format!(" about {group}")).unwrap_or_default()
     )]
     Shots {
         /// Shots asked for.
         shots: usize,
         /// The file.
         path: PathBuf,
-        /// Its number of rows.
+        /// Its number of rows to choose from.
         n_rows: usize,
+        /// The subject they must share.
+        group: Option<String>,
     },
     /// A continuation alone is longer than the context.
     #[error(
-        "{}:{line}: the continuation has {found} tokens, the model's context holds {limit}\nhelp: remove the row, or use a model with a larger max_seq_len", path.display()
+        "{}:{place}: the continuation has {found} tokens, the model's context holds {limit}\nhelp: remove the row, or use a model with a larger max_seq_len", path.display()
     )]
     ContinuationTooLong {
         /// The file.
         path: PathBuf,
-        /// Line, from 1.
-        line: usize,
+        /// Its line, from 1, or where it stands in a nested file.
+        place: String,
         /// Tokens of the continuation.
         found: usize,
         /// The model's `max_seq_len`.
@@ -131,6 +144,9 @@ pub enum EvalError {
         /// `vocab_size` of the model.
         vocab_size: usize,
     },
+    /// The model could not write.
+    #[error(transparent)]
+    Generate(#[from] caravan_generate::GenerateError),
     /// The tokenizer could not encode.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),

@@ -63,9 +63,9 @@ pub fn read_ids(path: &Path) -> Result<Vec<Vec<u32>>, EvalError> {
     let text = std::fs::read_to_string(path).map_err(read)?;
     let file: File = serde_json::from_str(&text).map_err(|error| EvalError::Row {
         path: path.to_owned(),
-        line: error.line(),
+        place: error.line().to_string(),
         reason: error.to_string(),
-        help: "the file holds one JSON object: {\"input_ids\": [[1, 2, 3], [4, 5]]}",
+        help: "the file holds one JSON object: {\"input_ids\": [[1, 2, 3], [4, 5]]}".to_owned(),
     })?;
     Ok(file.input_ids)
 }

@@ -32,6 +32,18 @@ impl Window {
             Some(Self { inputs, targets, first_scored })
         })
     }
+
+    /// The windows of EleutherAI's harness: each of up to `seq_len` inputs, sharing one token with the one before, but for
+    /// the last, which begins so early that it is full, and scores only what is left.
+    pub(crate) fn rolling(tokens: &[u32], seq_len: usize) -> impl Iterator<Item = Self> {
+        let n_targets = tokens.len().saturating_sub(1);
+        (0..n_targets).step_by(seq_len).map(move |scored| {
+            let end = n_targets.min(scored + seq_len);
+            let start = end.saturating_sub(seq_len);
+            let (inputs, targets) = (tokens[start..end].to_vec(), tokens[start + 1..=end].to_vec());
+            Self { inputs, targets, first_scored: scored - start }
+        })
+    }
 }
 
 /// Where a window lies in a batch.
@@ -143,6 +155,21 @@ mod tests {
         let windows: Vec<_> = Window::cut(&tokens, 4, 2).collect();
         assert_eq!(windows.len(), 2);
         assert_eq!((&windows[1].inputs[..], windows[1].first_scored), (&[2, 3, 4, 5][..], 2));
+    }
+
+    #[test]
+    fn the_last_rolling_window_is_full() {
+        // By lm_eval.utils: list(get_rolling_token_windows(list(range(11, 18)), 10, 3, 1))
+        let tokens: Vec<u32> = (10..18).collect();
+        let windows: Vec<_> = Window::rolling(&tokens, 3).collect();
+        let inputs: Vec<_> = windows.iter().map(|w| w.inputs.clone()).collect();
+        assert_eq!(inputs, [vec![10, 11, 12], vec![13, 14, 15], vec![14, 15, 16]]);
+        assert_eq!(
+            (&windows[2].targets[windows[2].first_scored..], windows[1].first_scored),
+            (&[17][..], 0)
+        );
+        assert_eq!(Window::rolling(&tokens, 99).count(), 1);
+        assert_eq!(Window::rolling(&tokens[..1], 3).count(), 0);
     }
 
     proptest! {

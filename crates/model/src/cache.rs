@@ -1,6 +1,6 @@
 //! Keys and values of positions already seen, in memory that is allocated once.
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 
 /// The keys and values of a batch of equally long sequences, for every block.
 ///
@@ -72,19 +72,37 @@ impl KvCache {
     #[must_use]
     pub fn repeat(&self, n: usize, extra: usize) -> Self {
         assert_eq!(self.batch, 1, "only the cache of one sequence can be repeated");
+        self.expand(&vec![0; n], extra)
+    }
+
+    /// A cache of as many sequences as `rows` has entries, each beginning with what that row of this one holds, with room
+    /// for `extra` more positions: several continuations of several prompts.
+    ///
+    /// # Panics
+    /// If `rows` is empty or names a row that this cache does not have.
+    #[must_use]
+    pub fn expand(&self, rows: &[usize], extra: usize) -> Self {
+        assert!(
+            !rows.is_empty() && rows.iter().all(|row| *row < self.batch),
+            "rows {rows:?} of a cache of {} sequences",
+            self.batch
+        );
         let (len, capacity) = (self.len, self.len + extra);
-        let repeated = |slot: &Option<Tensor<4>>| {
+        let indices: Vec<i32> = rows.iter().map(|row| *row as i32).collect();
+        let expanded = |slot: &Option<Tensor<4>>| {
             let all = slot.as_ref().expect("a layer's cache is always put back");
             let [_, heads, _, head_dim] = all.dims();
-            let seen = all.clone().narrow(2, 0, len).repeat_dim(0, n); // [n, heads, len, head_dim]
-            let room = Tensor::zeros([n, heads, extra, head_dim], &all.device());
+            let indices = TensorData::new(indices.clone(), [rows.len()]);
+            let indices = Tensor::<1, Int>::from_data(indices, &all.device());
+            let seen = all.clone().narrow(2, 0, len).select(0, indices); // [rows, heads, len, head_dim]
+            let room = Tensor::zeros([rows.len(), heads, extra, head_dim], &all.device());
             Some(Tensor::cat(vec![seen, room], 2))
         };
         let layers = self.layers.iter().map(|layer| LayerCache {
-            keys: repeated(&layer.keys),
-            values: repeated(&layer.values),
+            keys: expanded(&layer.keys),
+            values: expanded(&layer.values),
         });
-        Self { layers: layers.collect(), batch: n, len, capacity }
+        Self { layers: layers.collect(), batch: rows.len(), len, capacity }
     }
 
     /// Forgets all positions from `len` on; the memory stays.

@@ -1,84 +1,96 @@
 //! Tasks with a right answer.
 //!
-//! [`TASKS`] is the table: a name, a kind and how a row becomes a prompt. A kind is a file here: how its rows look, and
-//! what is measured. [`run_task`] reads a file of rows, asks the model and returns a [`TaskReport`].
+//! ```text
+//! file -> rows -> Form -> items (Ask: choose, continue, generate, roll) -> prompts with examples -> model -> TaskReport
+//! ```
+//!
+//! [`TASKS`] is the table of what is known by name. A [`Task`] has a kind, which says what is asked of the model and which
+//! metrics there are, and a form, which says how a row becomes an item. [`read_task_file`] makes a task of a short TOML
+//! file. [`run_task`] asks the model about every row of a file.
 
-mod continuation;
-mod multiple_choice;
+mod ask;
+mod choices;
+mod form;
+mod metrics;
+mod normalise;
+mod numbers;
+mod own;
+mod partial;
+mod passages;
 mod report;
-mod rows;
+mod run;
 mod shots;
+mod table;
 
-use std::path::Path;
+use std::borrow::Cow;
 
-use caravan_model::Forward;
-use caravan_tokenizer::Encode;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::EvalError;
-use crate::requests::{Answer, Request, answer, encode_pairs};
 
-pub use report::{Metric, TaskReport, table};
+pub use own::{TaskFile, read_task_file};
+pub use report::{ItemDetail, ItemReport, Metric, TaskReport, table};
+pub use run::{TaskOptions, TaskRun, run_task, run_task_items};
+pub use table::TASKS;
 
-/// What a task asks and how its answer is scored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+use form::Form;
+use normalise::Language;
+
+/// What a task asks and how its answers are scored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum TaskKind {
-    /// Rows `{"query": text, "choices": [text, ..], "gold": index}`. Scores `acc` (the choice with the highest
-    /// log-likelihood is right) and `acc_norm` (log-likelihood divided by the choice's length in bytes).
+    /// Which of several texts is the likeliest? `acc` (by log-likelihood), `acc_norm` (divided by the choice's length in
+    /// characters), `acc_bytes` (in bytes).
     MultipleChoice,
-    /// Rows `{"context": text, "continuation": text}`. Scores `acc` (greedy decoding gives exactly the continuation) and
-    /// `perplexity` (`exp` of the mean negative log-likelihood of a continuation, not of a token).
+    /// How likely is this continuation? `acc` (greedy decoding gives exactly it) and `perplexity` (`exp` of the mean
+    /// negative log-likelihood of a continuation, not of a token).
     Continuation,
+    /// What is the answer, a stretch of the passage? `exact_match` and `f1`, both after normalisation.
+    ExtractiveQa,
+    /// What does the model write? `exact_match`, `exact_match_strict` and `exact_match_flexible` (numbers in the form of
+    /// GSM8K), `f1`.
+    Generation,
+    /// How well is a whole text predicted? `word_perplexity`, `byte_perplexity`, `bits_per_byte`, `perplexity` (per token).
+    Rolling,
 }
 
-/// An entry of [`TASKS`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+impl TaskKind {
+    /// All metrics of the kind.
+    pub(crate) fn metrics(self) -> &'static [&'static str] {
+        match self {
+            Self::MultipleChoice => &["acc", "acc_norm", "acc_bytes"],
+            Self::Continuation => &["acc", "perplexity"],
+            Self::ExtractiveQa => &["exact_match", "f1"],
+            Self::Generation => {
+                &["exact_match", "exact_match_strict", "exact_match_flexible", "f1"]
+            }
+            Self::Rolling => &["word_perplexity", "byte_perplexity", "bits_per_byte", "perplexity"],
+        }
+    }
+}
+
+/// Something to ask a model: an entry of [`TASKS`], or what a task file says.
+#[derive(Clone, Debug)]
 pub struct Task {
     /// What it is called on the command line.
-    pub name: &'static str,
-    /// Form of the rows and of the score.
+    pub name: Cow<'static, str>,
+    /// What is asked and measured.
     pub kind: TaskKind,
-    /// Put between the query, without spaces at its end, and the answer's separating space.
-    pub cue: &'static str,
     /// One line about it.
-    pub about: &'static str,
+    pub about: Cow<'static, str>,
+    /// Which of the kind's metrics are reported.
+    pub metrics: Cow<'static, [&'static str]>,
+    /// How a row becomes an item.
+    pub(crate) form: Form,
+    /// What ends a generated answer.
+    pub(crate) stop: Cow<'static, [Cow<'static, str>]>,
+    /// At most so many tokens are generated.
+    pub(crate) max_tokens: usize,
+    /// How answers are normalised.
+    pub(crate) language: Language,
 }
-
-/// Every task, by name. Prompts are those of EleutherAI's lm-evaluation-harness.
-pub static TASKS: &[Task] = &[
-    Task {
-        name: "piqa",
-        kind: TaskKind::MultipleChoice,
-        cue: "\nAnswer:",
-        about: "everyday physics, two choices (Bisk et al. 2019)",
-    },
-    Task {
-        name: "arc_easy",
-        kind: TaskKind::MultipleChoice,
-        cue: "\nAnswer:",
-        about: "school science, mostly four choices (Clark et al. 2018)",
-    },
-    Task {
-        name: "lambada",
-        kind: TaskKind::Continuation,
-        cue: "",
-        about: "the last word of a passage (Paperno et al. 2016)",
-    },
-    Task {
-        name: "multiple_choice",
-        kind: TaskKind::MultipleChoice,
-        cue: "",
-        about: "any file with query, choices and gold; the query is used as it is",
-    },
-    Task {
-        name: "continuation",
-        kind: TaskKind::Continuation,
-        cue: "",
-        about: "any file with context and continuation",
-    },
-];
 
 /// Finds a task by name.
 ///
@@ -88,85 +100,15 @@ pub fn task(name: &str) -> Result<&'static Task, EvalError> {
     TASKS.iter().find(|task| task.name == name).ok_or_else(|| {
         let similar = TASKS
             .iter()
-            .map(|task| (strsim::jaro_winkler(name, task.name), task.name))
+            .map(|task| (strsim::jaro_winkler(name, &task.name), &task.name))
             .max_by(|a, b| a.0.total_cmp(&b.0))
             .filter(|(similarity, _)| *similarity > 0.7);
-        let known = TASKS.iter().map(|task| task.name).collect::<Vec<_>>().join(", ");
         EvalError::UnknownTask {
             name: name.to_owned(),
-            nearest: similar.map(|(_, n)| n.to_owned()),
-            known,
+            nearest: similar.map(|(_, name)| name.clone().into_owned()),
+            known: TASKS.iter().map(|task| &*task.name).collect::<Vec<_>>().join(", "),
         }
     })
-}
-
-/// How to run a task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TaskOptions {
-    /// Worked examples before each question, drawn from the other rows of the same file.
-    pub shots: usize,
-    /// Only the first so many rows are asked; the examples still come from all.
-    pub limit: Option<usize>,
-    /// Seed of the choice of examples.
-    pub seed: u64,
-    /// Rows per forward pass.
-    pub rows: usize,
-}
-
-impl Default for TaskOptions {
-    /// No examples, all rows, eight rows per forward pass.
-    fn default() -> Self {
-        Self { shots: 0, limit: None, seed: 0, rows: 8 }
-    }
-}
-
-/// Asks the model every row of the file at `path`.
-///
-/// # Errors
-/// A file that cannot be read, a bad row (with its line), too few rows for the shots, a continuation longer than the context.
-pub fn run_task(
-    model: &dyn Forward,
-    tokenizer: &dyn Encode,
-    task: &Task,
-    path: &Path,
-    options: &TaskOptions,
-) -> Result<TaskReport, EvalError> {
-    match task.kind {
-        TaskKind::MultipleChoice => multiple_choice::run(model, tokenizer, task, path, options),
-        TaskKind::Continuation => continuation::run(model, tokenizer, task, path, options),
-    }
-}
-
-/// Prompt and answer, and the line of the file they come from.
-struct Question {
-    line: usize,
-    prompt: String,
-    answer: String,
-}
-
-/// Encodes the questions and asks the model; `path` is for errors.
-fn ask(
-    model: &dyn Forward,
-    tokenizer: &dyn Encode,
-    path: &Path,
-    questions: Vec<Question>,
-    rows: usize,
-) -> Result<Vec<Answer>, EvalError> {
-    let (lines, pairs): (Vec<usize>, Vec<(String, String)>) =
-        questions.into_iter().map(|q| (q.line, (q.prompt, q.answer))).unzip();
-    let requests = encode_pairs(tokenizer, &pairs)?;
-    let limit = model.config().max_seq_len;
-    for (Request { context, continuation }, line) in requests.iter().zip(lines) {
-        let (path, found) = (path.to_owned(), continuation.len());
-        if context.is_empty() || found == 0 {
-            let reason = "the context or the answer is empty once encoded".to_owned();
-            return Err(EvalError::Row { path, line, reason, help: "give both some text" });
-        }
-        if found > limit {
-            return Err(EvalError::ContinuationTooLong { path, line, found, limit });
-        }
-    }
-    answer(model, &requests, rows.max(1))
 }
 
 #[cfg(test)]
@@ -182,5 +124,13 @@ mod tests {
             "{error}"
         );
         assert!(!task("qqqq").unwrap_err().to_string().contains("did you mean"));
+    }
+
+    #[test]
+    fn every_metric_of_a_task_is_one_of_its_kind() {
+        for task in TASKS {
+            assert!(task.metrics.iter().all(|name| task.kind.metrics().contains(name)), "{task:?}");
+            assert_eq!(TASKS.iter().filter(|other| other.name == task.name).count(), 1, "{task:?}");
+        }
     }
 }

@@ -1,39 +1,44 @@
 //! Worked examples before a question.
 
-use std::path::Path;
-
-use crate::error::EvalError;
+use super::ask::Item;
 
 /// Between two examples, and between the last one and the question.
 const SEPARATOR: &str = "\n\n";
 
-/// The prompt of row `index`: `shots` other rows with their answers, then the row itself.
-///
-/// `worked(i)` is row `i` with its answer, `asked` the row itself without. Which rows are shown is a function of
-/// (seed, index) alone.
-pub(super) fn prompt(
-    index: usize,
-    n_rows: usize,
-    shots: usize,
-    seed: u64,
-    worked: impl Fn(usize) -> String,
-    asked: &str,
-) -> String {
-    let mut prompt = String::new();
-    for example in choose(index, n_rows, shots, seed) {
-        prompt.push_str(&worked(example));
-        prompt.push_str(SEPARATOR);
-    }
-    prompt.push_str(asked);
-    prompt
+/// Where examples come from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pool<'a> {
+    /// All rows that may be shown.
+    pub(super) items: &'a [Item],
+    /// Whether these are the rows that are asked: then no row is shown before itself.
+    pub(super) own: bool,
+    /// How many are shown.
+    pub(super) shots: usize,
+    pub(super) seed: u64,
 }
 
-/// There must be enough other rows.
-pub(super) fn check(shots: usize, n_rows: usize, path: &Path) -> Result<(), EvalError> {
-    if shots < n_rows {
-        Ok(())
-    } else {
-        Err(EvalError::Shots { shots, path: path.to_owned(), n_rows })
+impl Pool<'_> {
+    /// What stands before row `index`, which is `item`: its preface, and `shots` other rows of its group with their answers.
+    ///
+    /// Which rows are shown is a function of (seed, index) alone. The error is how many rows there are to choose from.
+    pub(super) fn before(&self, index: usize, item: &Item) -> Result<String, usize> {
+        let mut prompt = item.preface.clone();
+        if self.shots == 0 {
+            return Ok(prompt);
+        }
+        let group: Vec<usize> =
+            (0..self.items.len()).filter(|i| self.items[*i].group == item.group).collect();
+        // A row from elsewhere stands after all that may be shown.
+        let at = if self.own { group.partition_point(|i| *i < index) } else { group.len() };
+        let n_rows = group.len() + usize::from(!self.own);
+        if self.shots >= n_rows {
+            return Err(n_rows - 1);
+        }
+        for example in choose(at, n_rows, self.shots, self.seed) {
+            prompt.push_str(&self.items[group[example]].ask.worked());
+            prompt.push_str(SEPARATOR);
+        }
+        Ok(prompt)
     }
 }
 
@@ -66,6 +71,7 @@ fn random(seed: u64, index: u64, draw: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ask::Ask;
     use super::*;
     use proptest::prelude::*;
 
@@ -98,14 +104,29 @@ mod tests {
     }
 
     #[test]
-    fn a_prompt_ends_with_the_question() {
-        let rows = ["a", "b", "c"];
-        let prompt = prompt(1, 3, 2, 0, |i| format!("{} is known", rows[i]), "b");
+    fn examples_come_from_the_group_and_never_from_the_row_itself() {
+        let item = |name: &str, group: &str| Item {
+            place: String::new(),
+            group: Some(group.to_owned()),
+            preface: format!("About {group}.\n"),
+            ask: Ask::Roll { text: name.to_owned() },
+        };
+        let items =
+            [item("a", "g"), item("x", "h"), item("b", "g"), item("y", "h"), item("c", "g")];
+        let pool = Pool { items: &items, own: true, shots: 2, seed: 0 };
+        let prompt = pool.before(2, &items[2]).unwrap();
         assert!(
-            ["a is known\n\nc is known\n\nb", "c is known\n\na is known\n\nb"]
-                .contains(&prompt.as_str())
+            ["About g.\na\n\nc\n\n", "About g.\nc\n\na\n\n"].contains(&prompt.as_str()),
+            "{prompt}"
         );
-        assert!(check(2, 3, Path::new("f")).is_ok());
-        assert!(matches!(check(3, 3, Path::new("f")), Err(EvalError::Shots { n_rows: 3, .. })));
+        assert_eq!(pool.before(1, &items[1]), Err(1));
+        let other = Pool { own: false, ..pool };
+        let prompt = other.before(7, &item("z", "h")).unwrap();
+        assert!(
+            ["About h.\nx\n\ny\n\n", "About h.\ny\n\nx\n\n"].contains(&prompt.as_str()),
+            "{prompt}"
+        );
+        assert_eq!(Pool { shots: 3, ..other }.before(7, &item("z", "h")), Err(2));
+        assert_eq!(Pool { shots: 0, ..pool }.before(0, &items[0]), Ok("About g.\n".to_owned()));
     }
 }
