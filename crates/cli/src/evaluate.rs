@@ -11,6 +11,7 @@ use caravan_eval::{
     EvalDocument, ItemReport, TASKS, Task, TaskOptions, TaskRun, TextOptions, evaluate_text,
     read_ids, read_task_file, run_task_items, score_ids, table, task,
 };
+use caravan_tokenizer::expects_bos;
 use caravan_train::write_whole;
 use serde_json::json;
 
@@ -65,11 +66,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "OUT")]
     items: Option<PathBuf>,
     /// About how many tokens of tasks go through the model at once.
-    #[arg(long, default_value_t = 1024, value_name = "N")]
+    #[arg(long, default_value_t = 2048, value_name = "N")]
     batch_tokens: usize,
-    /// Put no BOS before prompts of tasks.
-    #[arg(long)]
-    no_bos: bool,
+    /// Put BOS before prompts of tasks; by default as the model's tokenizer does.
+    #[arg(long, value_name = "YES|NO", action = clap::ArgAction::Set, value_parser = yes_or_no)]
+    bos: Option<bool>,
     /// Write all results to this file.
     #[arg(long, value_name = "OUT")]
     json: Option<PathBuf>,
@@ -98,6 +99,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         );
     }
     let loaded = args.source.load()?;
+    let bos = match (args.bos, &args.source.model) {
+        (Some(bos), _) => bos,
+        (None, Some(folder)) => expects_bos(folder)?,
+        (None, None) => true, // every document of a training run begins with it
+    };
     let mut results = serde_json::Map::new();
     for path in &args.text {
         let (name, value) = text(args, &loaded, path)?;
@@ -111,7 +117,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             loaded.tokenizer()?,
             &asked.task,
             &asked.file,
-            &asked.options,
+            &TaskOptions { bos, ..asked.options.clone() },
         )?;
         let seconds = begun.elapsed().as_secs_f64();
         output::piece(&table(std::slice::from_ref(&report)))?;
@@ -159,7 +165,7 @@ fn tasks(args: &Args) -> Result<Vec<Asked>> {
         limit: args.limit,
         seed: args.seed,
         batch_tokens: args.batch_tokens,
-        bos: !args.no_bos,
+        bos: true,
         ends: Vec::new(),
     };
     let mut tasks: Vec<Asked> = Vec::new();
@@ -188,6 +194,14 @@ fn tasks(args: &Args) -> Result<Vec<Asked>> {
         add(Asked { task: own.task, file: own.file, options })?;
     }
     Ok(tasks)
+}
+
+fn yes_or_no(text: &str) -> Result<bool, String> {
+    match text {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err("expected yes or no".to_owned()),
+    }
 }
 
 fn list() -> Result<ExitCode> {

@@ -54,6 +54,16 @@ pub enum EvalError {
         /// All names.
         known: String,
     },
+    /// A task cannot be run as asked.
+    #[error("task {task}: {reason}\nhelp: {help}")]
+    Options {
+        /// Its name.
+        task: String,
+        /// What is wrong.
+        reason: &'static str,
+        /// What to do.
+        help: &'static str,
+    },
     /// More worked examples than the file has other rows.
     #[error(
         "{shots} shots need {shots} rows beside the one asked, {} has {n_rows} others{}\nhelp: use fewer shots",

@@ -26,6 +26,6 @@ pub use ids::{IdScores, read_ids, score_ids};
 pub use ngram::ByteNgram;
 pub use tasks::{
     ItemDetail, ItemReport, Metric, TASKS, Task, TaskFile, TaskKind, TaskOptions, TaskReport,
-    TaskRun, read_task_file, run_task, run_task_items, table, task,
+    TaskRun, read_task_file, run_task, run_task_items, score_answer, table, task,
 };
 pub use text::{EvalDocument, TextOptions, TextScore, evaluate_text};

@@ -37,6 +37,8 @@ mod error;
 mod hash;
 #[cfg(feature = "huggingface")]
 mod hugging_face;
+#[cfg(feature = "huggingface")]
+mod prefix;
 #[cfg(feature = "sentencepiece")]
 mod sentence_piece;
 mod sniff;
@@ -49,6 +51,8 @@ pub use bytes::ByteTokenizer;
 pub use encode::Encode;
 pub use error::TokenizerError;
 pub use hash::TokenizerHash;
+#[cfg(feature = "huggingface")]
+pub use prefix::expects_bos;
 pub use sniff::Kind;
 pub use stream::DecodeStream;
 pub use tokenizer::Tokenizer;

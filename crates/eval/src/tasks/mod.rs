@@ -30,7 +30,7 @@ use crate::error::EvalError;
 
 pub use own::{TaskFile, read_task_file};
 pub use report::{ItemDetail, ItemReport, Metric, TaskReport, table};
-pub use run::{TaskOptions, TaskRun, run_task, run_task_items};
+pub use run::{TaskOptions, TaskRun, run_task, run_task_items, score_answer};
 pub use table::TASKS;
 
 use form::Form;

@@ -44,7 +44,7 @@ impl Default for TaskOptions {
             shots_from: None,
             limit: None,
             seed: 0,
-            batch_tokens: 1024,
+            batch_tokens: 2048,
             bos: true,
             ends: Vec::new(),
         }
@@ -86,6 +86,13 @@ pub fn run_task_items(
     path: &Path,
     options: &TaskOptions,
 ) -> Result<TaskRun, EvalError> {
+    let refuse = |reason, help| EvalError::Options { task: task.name.to_string(), reason, help };
+    if options.limit == Some(0) {
+        return Err(refuse("a limit of 0 asks nothing", "ask at least one item"));
+    }
+    if options.shots > 0 && task.kind == TaskKind::Rolling {
+        return Err(refuse("whole texts have no examples before them", "leave out the shots"));
+    }
     let items = items(task, path)?;
     let others = options.shots_from.as_deref().map(|path| self::items(task, path)).transpose()?;
     let pool = Pool {
@@ -340,6 +347,19 @@ impl Run<'_> {
         };
         Ok((rolled.iter().map(detail).collect(), metrics, 0))
     }
+}
+
+/// How a written answer compares with a right one: `[exact_match, f1, exact_match_strict, exact_match_flexible]`, the first
+/// two normalised for the language of that code (ISO 639). Nothing for a code that is none.
+pub fn score_answer(language: &str, written: &str, answer: &str) -> Option<[f64; 4]> {
+    let language = super::Language::of_code(language)?;
+    let truth = |right: bool| f64::from(u8::from(right));
+    Some([
+        truth(normalise::exact_match(written, answer, language)),
+        normalise::f1(written, answer, language),
+        truth(numbers::strict(written, answer)),
+        truth(numbers::flexible(written, answer)),
+    ])
 }
 
 /// Index of the highest score, the first among equals.

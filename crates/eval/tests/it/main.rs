@@ -5,9 +5,13 @@
 
 /// A small model, and the slow, plain way to score.
 mod common;
+/// Rows in every form, and what is wrong with them.
+mod forms;
 /// Log-probabilities of ids, and those of transformers.
 mod ids;
 /// Multiple choice and continuation on small files.
 mod tasks;
 /// Perplexity and bits per byte.
 mod text;
+/// The same numbers by transformers and the harness.
+mod witness;
