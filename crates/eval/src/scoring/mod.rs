@@ -77,7 +77,7 @@ pub(crate) fn answer(
     }
     let mut answers = vec![None; n_answers];
     for batch in plan::batches(units, batch_tokens, plan::head_cost(config)) {
-        for (slot, answer) in pass::run(model, &batch) {
+        for (slot, answer) in pass::run(model, &batch, batch_tokens) {
             answers[slot] = Some(answer);
         }
     }

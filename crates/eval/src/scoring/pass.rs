@@ -5,7 +5,7 @@ use caravan_model::{Forward, Positions};
 use rayon::prelude::*;
 
 use super::Answer;
-use super::plan::{Member, Unit};
+use super::plan::{Member, Unit, stretches};
 use crate::text::to_host;
 
 /// At most this many logits exist at once (128 MiB in f32), or one column of them.
@@ -19,7 +19,11 @@ struct Scored {
 }
 
 /// The answers of a batch, with their slots.
-pub(super) fn run(model: &dyn Forward, batch: &[Unit]) -> Vec<(usize, Answer)> {
+pub(super) fn run(
+    model: &dyn Forward,
+    batch: &[Unit],
+    batch_tokens: usize,
+) -> Vec<(usize, Answer)> {
     let vocab_size = model.config().vocab_size;
     let shared = batch.iter().map(|unit| unit.shared).min().expect("a batch has a unit");
     let members: Vec<(usize, &Member)> = batch
@@ -38,13 +42,17 @@ pub(super) fn run(model: &dyn Forward, batch: &[Unit]) -> Vec<(usize, Answer)> {
     });
     let mut scored = score(wanted.collect());
 
-    // What is left of the members that are longer than the prefix, some columns at a time.
-    let rows: Vec<usize> =
+    // What is left of the members that are longer than the prefix.
+    let mut rows: Vec<usize> =
         (0..members.len()).filter(|row| members[*row].1.ids.len() > shared).collect();
-    let columns = rows.iter().map(|row| members[*row].1.ids.len() - shared).max().unwrap_or(0);
-    if columns > 0 {
+    rows.sort_by_key(|row| std::cmp::Reverse(members[*row].1.ids.len()));
+    let lengths: Vec<usize> = rows.iter().map(|row| members[*row].1.ids.len() - shared).collect();
+    for range in stretches(&lengths, batch_tokens) {
+        let columns = lengths[range.start];
+        let rows = &rows[range];
         let units: Vec<usize> = rows.iter().map(|row| members[*row].0).collect();
         let mut cache = cache.expand(&units, columns);
+        // Some columns at a time.
         let step = (CHUNK_LOGITS / vocab_size / rows.len()).max(1);
         for from in (shared..shared + columns).step_by(step) {
             let width = step.min(shared + columns - from);

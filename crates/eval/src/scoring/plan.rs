@@ -1,8 +1,10 @@
 //! Which tokens go through the model together.
 //!
-//! A unit is a prefix and its members: inputs that begin with it. A batch is two passes: the prefixes of several units, cut
-//! to the length of the shortest, and then what is left of all members, padded on the right, over the keys and values of
-//! the first. Only the second pass, and the last position of the first, need logits.
+//! A unit is a prefix and its members: inputs that begin with it. A batch is a pass over the prefixes of several units, cut
+//! to the length of the shortest, and then passes over what is left of the members, those of similar length together and
+//! padded on the right, over the keys and values of the first. Only these, and the last position of the first, need logits.
+
+use std::ops::Range;
 
 use caravan_model::LlamaConfig;
 
@@ -11,6 +13,9 @@ use super::Request;
 /// What a pass costs beside its tokens, in tokens: the weights have to be read, and packed for the matrix units. Found by
 /// trying 32 to 512 on a model of 135M parameters; it decides how batches are cut, never what comes out.
 const PASS_COST: f64 = 256.0;
+
+/// How many times `batch_tokens` may follow the first pass of a batch, in passes of their own.
+const REST: usize = 4;
 
 /// The inputs of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,40 +87,61 @@ pub(super) fn units(members: Vec<Member>, head: f64) -> Vec<Unit> {
     members.into_iter().map(alone).collect()
 }
 
-/// Cuts the units, sorted by length, where it costs least; a batch has up to `batch_tokens` tokens per pass, or one unit.
-///
-/// Dynamic programming over the sorted list: the cheapest way to cut the first `j` units ends with a batch `i..j`.
+/// Cuts the units, sorted by what they share, where it costs least; a batch has up to `batch_tokens` tokens in its first
+/// pass and a few times as many after it, or one unit.
 pub(super) fn batches(mut units: Vec<Unit>, batch_tokens: usize, head: f64) -> Vec<Vec<Unit>> {
     // Longest first, so that what does not fit into memory shows at once.
     units.sort_by_key(|unit| std::cmp::Reverse((unit.shared, unit.longest())));
-    let mut best = vec![(0.0, 0)]; // cost of the first j units, and where their last batch begins
-    for j in 1..=units.len() {
-        let shared = units[j - 1].shared; // the shortest of any batch that ends here
-        let (mut rows, mut longest) = (0, 0);
-        let mut cheapest = (f64::INFINITY, 0);
+    let totals = |unit: &Unit| unit.members.iter().map(|member| member.ids.len()).sum::<usize>();
+    let ranges = cut(units.len(), |range| {
+        let shared = units[range.end - 1].shared; // the shortest
+        let (mut rows, mut total) = (0, 0);
+        for unit in &units[range.clone()] {
+            rows += unit.members.len();
+            total += totals(unit);
+        }
+        let (first, rest) = (range.len() * shared, total - rows * shared);
+        let fits = first <= batch_tokens && rest <= REST * batch_tokens;
+        let passes = 1.0 + if rest > 0 { 1.0 + (rest / batch_tokens.max(1)) as f64 } else { 0.0 };
+        let cost = PASS_COST * passes + first as f64 + rest as f64 * (1.0 + head);
+        (fits || range.len() == 1).then_some(cost)
+    });
+    let mut units = units.into_iter();
+    ranges.into_iter().map(|range| units.by_ref().take(range.len()).collect()).collect()
+}
+
+/// How rows of these lengths, the longest first, go through the model: ranges of them, each padded to its longest, with up
+/// to `batch_tokens` tokens, or one row.
+pub(super) fn stretches(lengths: &[usize], batch_tokens: usize) -> Vec<Range<usize>> {
+    cut(lengths.len(), |range| {
+        let tokens = range.len() * lengths[range.start];
+        (tokens <= batch_tokens || range.len() == 1).then_some(PASS_COST + tokens as f64)
+    })
+}
+
+/// The cheapest way to cut `0..n` into ranges. A range that costs nothing may not be, and then no longer one that ends there.
+///
+/// Dynamic programming: the cheapest way to cut the first `j` ends with a range `i..j`.
+fn cut(n: usize, cost: impl Fn(Range<usize>) -> Option<f64>) -> Vec<Range<usize>> {
+    let mut best = vec![(0.0, 0)]; // cost of the first j, and where their last range begins
+    for j in 1..=n {
+        let mut cheapest = (f64::INFINITY, j - 1);
         for i in (0..j).rev() {
-            rows += units[i].members.iter().filter(|member| member.ids.len() > shared).count();
-            longest = longest.max(units[i].longest());
-            let (first, second) = ((j - i) * shared, rows * (longest - shared));
-            if j - i > 1 && first.max(second) > batch_tokens {
-                break;
-            }
-            let mut cost = best[i].0 + PASS_COST + first as f64;
-            if rows > 0 {
-                cost += PASS_COST + second as f64 * (1.0 + head);
-            }
-            if cost < cheapest.0 {
-                cheapest = (cost, i);
+            let Some(cost) = cost(i..j) else { break };
+            if best[i].0 + cost < cheapest.0 {
+                cheapest = (best[i].0 + cost, i);
             }
         }
         best.push(cheapest);
     }
-    let mut cut = Vec::new();
-    while !units.is_empty() {
-        cut.push(units.split_off(best[units.len()].1));
+    let mut ranges = Vec::new();
+    let mut end = n;
+    while end > 0 {
+        ranges.push(best[end].1..end);
+        end = best[end].1;
     }
-    cut.reverse();
-    cut
+    ranges.reverse();
+    ranges
 }
 
 #[cfg(test)]
@@ -179,32 +205,21 @@ mod tests {
     /// Against every way to cut a short list.
     #[test]
     fn the_cut_is_the_cheapest() {
-        let lengths = [3, 40, 41, 42, 9, 10, 90, 11];
-        let unit = |n: usize| units(vec![member(n, &vec![1; n], &[2, 2, 2], 999)], 0.5).remove(0);
-        let cost = |batch: &[Unit]| {
-            let shared = batch.iter().map(|unit| unit.shared).min().unwrap();
-            let columns = batch.iter().map(|unit| unit.longest()).max().unwrap() - shared;
-            2.0 * PASS_COST + (batch.len() * shared) as f64 + 1.5 * (batch.len() * columns) as f64
-        };
-        let found: f64 =
-            batches(lengths.map(unit).to_vec(), 120, 0.5).iter().map(|b| cost(b)).sum();
-        let mut sorted = lengths.map(unit).to_vec();
-        sorted.sort_by_key(|unit| std::cmp::Reverse(unit.shared));
+        let lengths = [90, 42, 41, 40, 11, 10, 9, 3];
+        let fits =
+            |range: &Range<usize>| range.len() == 1 || range.len() * lengths[range.start] <= 120;
+        let cost = |range: &Range<usize>| 7.0 + (range.len() * lengths[range.start]) as f64;
+        let found: f64 = cut(8, |range| fits(&range).then(|| cost(&range))).iter().map(cost).sum();
         let all = (0..1u32 << 7).filter_map(|cuts| {
-            let mut batches: Vec<Vec<Unit>> = vec![vec![sorted[0].clone()]];
-            for (i, unit) in sorted.iter().enumerate().skip(1) {
-                if cuts >> (i - 1) & 1 == 1 {
-                    batches.push(Vec::new());
-                }
-                batches.last_mut().unwrap().push(unit.clone());
-            }
-            let fits = |batch: &Vec<Unit>| {
-                let shared = batch.iter().map(|unit| unit.shared).min().unwrap();
-                let longest = batch.iter().map(|unit| unit.longest()).max().unwrap();
-                batch.len() == 1 || batch.len() * shared.max(longest - shared) <= 120
-            };
-            batches.iter().all(fits).then(|| batches.iter().map(|b| cost(b)).sum::<f64>())
+            let mut ends: Vec<usize> = (1..8).filter(|i| cuts >> (i - 1) & 1 == 1).collect();
+            ends.push(8);
+            let mut start = 0;
+            let ranges: Vec<Range<usize>> =
+                ends.into_iter().map(|end| std::mem::replace(&mut start, end)..end).collect();
+            ranges.iter().all(fits).then(|| ranges.iter().map(cost).sum::<f64>())
         });
         assert_eq!(found, all.fold(f64::INFINITY, f64::min));
+        assert_eq!(stretches(&[900, 20, 19, 18], 1000), [0..1, 1..4]);
+        assert!(stretches(&[], 1000).is_empty());
     }
 }

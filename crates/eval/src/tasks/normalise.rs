@@ -29,7 +29,7 @@ impl Language {
     pub(crate) fn of_code(code: &str) -> Option<Self> {
         let code = code.split(['-', '_']).next().unwrap_or_default().to_ascii_lowercase();
         let known = (2..=3).contains(&code.len()) && code.bytes().all(|b| b.is_ascii_lowercase());
-        known.then(|| match code.as_str() {
+        let language = match code.as_str() {
             "ar" => Self::Arabic,
             "zh" => Self::Chinese,
             "en" => Self::English,
@@ -38,7 +38,8 @@ impl Language {
             "es" => Self::Spanish,
             "vi" => Self::Vietnamese,
             _ => Self::Other,
-        })
+        };
+        known.then_some(language)
     }
 
     fn articles(self) -> &'static [&'static str] {

@@ -234,10 +234,12 @@ impl Templates {
             (Wanted::Choice { contexts: Some(_), .. }, query, _) => query.unwrap_or_default(),
             (_, query, _) => need(query, "query")?,
         };
-        if let Wanted::Choice { choices, contexts: Some(contexts), .. } = &answer {
-            if matches!(choices, OneOrMany::Many(choices) if choices.len() != contexts.len()) {
-                return Err("`choices` and `contexts` have different lengths".to_owned());
-            }
+        if let Wanted::Choice {
+            choices: OneOrMany::Many(choices), contexts: Some(contexts), ..
+        } = &answer
+            && choices.len() != contexts.len()
+        {
+            return Err("`choices` and `contexts` have different lengths".to_owned());
         }
         let layout =
             Layout { format: keys.format, columns: keys.columns, bare: None, quotes: keys.quotes };
