@@ -2,9 +2,8 @@
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
-use burn::backend::ops::FloatTensorOps;
 
-use super::{LinearKernels, Precision, rounded};
+use super::{LinearKernels, Precision, rounding_product};
 
 impl LinearKernels for Flex {
     fn matrix_product(a: FlexTensor, b: FlexTensor, precision: Precision) -> FlexTensor {
@@ -12,9 +11,6 @@ impl LinearKernels for Flex {
         if super::amx::takes(&a, &b) {
             return super::amx::matrix_product(&a, &b, precision);
         }
-        match precision {
-            Precision::F32 => Self::float_matmul(a, b),
-            Precision::Bf16 => Self::float_matmul(rounded::<Self>(a), rounded::<Self>(b)),
-        }
+        rounding_product::<Self>(a, b, precision)
     }
 }

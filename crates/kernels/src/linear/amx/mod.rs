@@ -40,7 +40,7 @@ use crate::flex_data::{Slot, all_f32, tensor, unwritten, written};
 use pack::{Lanes, Packed, Role, pack_panel};
 use tile::Tiles;
 
-use super::Precision;
+use super::{Precision, is_large};
 
 /// Slice of the inner dim that is summed up in tile registers before the result goes to memory.
 const fn kc_of(parts: usize) -> usize {
@@ -60,19 +60,9 @@ const OWN_BYTES: usize = 768 << 10;
 const SHARED_BYTES: usize = 32 << 20;
 /// Panels of the shared side that stay in cache while a task goes through its own.
 const GROUP: usize = 8;
-/// Below this many multiplications packing costs more than it gains.
-const SMALLEST: usize = 96 * 96 * 96;
-/// Narrower matrices would fill most of a tile with padding.
-const NARROWEST: usize = 24;
-
 /// Whether the product of these two is done here.
 pub(super) fn takes(a: &FlexTensor, b: &FlexTensor) -> bool {
-    let (a_shape, b_shape) = (a.shape(), b.shape());
-    let (m, k, n) = (a_shape[0], a_shape[1], b_shape[1]);
-    m.min(n).min(k) >= NARROWEST
-        && m * n * k >= SMALLEST
-        && all_f32(&[a, b])
-        && tile::is_available()
+    is_large(&a.shape(), &b.shape()) && all_f32(&[a, b]) && tile::is_available()
 }
 
 /// `a b`, for `a: [m, k]` and `b: [k, n]` that [`takes`] accepted.
