@@ -17,7 +17,7 @@
 //! Infinite factors give NaN in f32 (`inf - inf` in the split), and results below the smallest normal f32
 //! are flushed to zero; training is over in the first case and blind to the second.
 //!
-//! Each element is a sum over slices of [`kc_of`] of the inner dim, in order, each slice in the order
+//! Each element is a sum over slices of [`KC`] of the inner dim, in order, each slice in the order
 //! of the tile instruction: the bits do not depend on the thread count or on how `m` and `n` are cut.
 //!
 //! # Reference
@@ -42,12 +42,9 @@ use tile::Tiles;
 
 use super::{Precision, is_large};
 
-/// Slice of the inner dim that is summed up in tile registers before the result goes to memory.
-const fn kc_of(parts: usize) -> usize {
-    if parts == 1 { KC_BF16 } else { 512 }
-}
-/// Of bf16: a panel of 16 KiB stays in the first-level cache while others stream past it.
-const KC_BF16: usize = 256;
+/// Slice of the inner dim that is summed up in tile registers before the result goes to memory. Twice as
+/// much or half of it was slower, for three parts and for one.
+const KC: usize = 512;
 /// Of one part of one element.
 const BF16_BYTES: usize = 2;
 /// bf16 that make an f32.
@@ -121,7 +118,6 @@ impl Output {
 /// `c = a b`, each factor as `P` bf16. The longer side of `c` is cut among the tasks, each of which packs its own share; the
 /// shorter side is packed once for all.
 fn product<const P: usize>(a: Lanes<'_>, b: Lanes<'_>, k: usize, c: Output) {
-    let most_kc = kc_of(P);
     let rows_are_long = a.len() >= b.len();
     let (long, short) = if rows_are_long { (a, b) } else { (b, a) };
     let (long_role, short_role) =
@@ -129,32 +125,27 @@ fn product<const P: usize>(a: Lanes<'_>, b: Lanes<'_>, k: usize, c: Output) {
     let n_panels = short.len().div_ceil(PANEL);
     let chunk = chunk_of(long.len(), k, P);
     // The inner dim in pieces whose shared side fits; whole slices, so the sums stay the same.
-    let piece = (SHARED_BYTES / (P * BF16_BYTES * short.len())).max(most_kc) / most_kc * most_kc;
+    let piece = (SHARED_BYTES / (P * BF16_BYTES * short.len())).max(KC) / KC * KC;
     for k0 in (0..k).step_by(piece) {
         let piece = piece.min(k - k0);
         let shared = Packed::<P>::new(n_panels, piece);
-        (0..n_panels * piece.div_ceil(most_kc)).into_par_iter().for_each(|i| {
+        (0..n_panels * piece.div_ceil(KC)).into_par_iter().for_each(|i| {
             let (slice, panel) = (i / n_panels, i % n_panels);
-            let part = short.part(
-                panel * PANEL,
-                PANEL,
-                k0 + slice * most_kc,
-                most_kc.min(piece - slice * most_kc),
-            );
+            let part =
+                short.part(panel * PANEL, PANEL, k0 + slice * KC, KC.min(piece - slice * KC));
             // SAFETY: `isa` of `takes` found AVX-512; each task packs another panel.
             unsafe { pack_panel::<P>(part, short_role, shared.panel(slice, panel)) };
         });
         let n_tasks = long.len().div_ceil(chunk);
         (0..n_tasks).into_par_iter().with_max_len(1).for_each_init(
-            || (Packed::<P>::new(chunk.div_ceil(PANEL), most_kc.min(piece)), Tiles::new()),
+            || (Packed::<P>::new(chunk.div_ceil(PANEL), KC.min(piece)), Tiles::new()),
             |(own, tiles), task| {
                 let first = task * chunk;
                 let n_own = chunk.min(long.len() - first).div_ceil(PANEL);
-                for slice in 0..piece.div_ceil(most_kc) {
-                    let kc = most_kc.min(piece - slice * most_kc);
+                for slice in 0..piece.div_ceil(KC) {
+                    let kc = KC.min(piece - slice * KC);
                     for panel in 0..n_own {
-                        let part =
-                            long.part(first + panel * PANEL, PANEL, k0 + slice * most_kc, kc);
+                        let part = long.part(first + panel * PANEL, PANEL, k0 + slice * KC, kc);
                         // SAFETY: as above; `own` belongs to this task.
                         unsafe { pack_panel::<P>(part, long_role, own.panel_of(kc, panel)) };
                     }
@@ -179,7 +170,7 @@ fn product<const P: usize>(a: Lanes<'_>, b: Lanes<'_>, k: usize, c: Output) {
 
 /// Lanes of the long side that one task takes: as many as fit its cache, evenly for the threads.
 fn chunk_of(long: usize, k: usize, parts: usize) -> usize {
-    let most = (OWN_BYTES / (parts * BF16_BYTES * k.min(kc_of(parts)))).max(PANEL);
+    let most = (OWN_BYTES / (parts * BF16_BYTES * k.min(KC))).max(PANEL);
     let n_tasks = long.div_ceil(most).next_multiple_of(rayon::current_num_threads());
     long.div_ceil(n_tasks).next_multiple_of(PANEL)
 }

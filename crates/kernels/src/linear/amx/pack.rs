@@ -9,7 +9,7 @@ use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-use super::PANEL;
+use super::{KC, PANEL};
 
 /// Inner indices per step: a tile row holds 32 bf16.
 pub(super) const STEP: usize = 32;
@@ -85,7 +85,7 @@ pub(super) enum Role {
     Right,
 }
 
-/// Room for the panels of slices of the inner dim, each of [`kc_of`](super::kc_of) but the last; every
+/// Room for the panels of slices of the inner dim, each of [`KC`](super::KC) but the last; every
 /// panel is written before it is read.
 pub(super) struct Packed<const P: usize> {
     start: *mut u8,
@@ -114,9 +114,8 @@ impl<const P: usize> Packed<P> {
 
     /// The panel of a slice, slices one after the other.
     pub(super) fn panel(&self, slice: usize, panel: usize) -> *mut u8 {
-        let kc = super::kc_of(P);
-        let before = slice * kc / STEP * self.n_panels;
-        let steps = (self.length - slice * kc).min(kc).div_ceil(STEP);
+        let before = slice * KC / STEP * self.n_panels;
+        let steps = (self.length - slice * KC).min(KC).div_ceil(STEP);
         self.at(before + panel * steps)
     }
 
