@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use caravan_model::Kernels;
 use caravan_model::Llama;
-use caravan_tokenizer::Tokenizer;
+use caravan_tokenizer::{Encode as _, Tokenizer};
 use caravan_train::open_run;
 
 /// Where a model comes from.
@@ -15,8 +15,8 @@ pub(crate) struct Source {
     /// Folder of a training run.
     #[arg(long, value_name = "DIR", required_unless_present = "model", conflicts_with = "model")]
     pub(crate) run: Option<PathBuf>,
-    /// Folder with a model in Hugging Face form.
-    #[arg(long, value_name = "HFDIR")]
+    /// A model in Hugging Face form (a folder) or a GGUF file.
+    #[arg(long, value_name = "PATH")]
     pub(crate) model: Option<PathBuf>,
     /// Where to compute: flex, tch, cuda, cuda:1, ...
     #[arg(long, default_value = "flex")]
@@ -32,6 +32,10 @@ pub(crate) struct Loaded {
     /// Whether it was trained with attention kept inside documents.
     pub(crate) document_mask: bool,
     pub(crate) folder: PathBuf,
+    /// Ids that end a text.
+    pub(crate) ends: Vec<u32>,
+    /// How conversations are written for the model, a Jinja text.
+    pub(crate) chat_template: Option<String>,
 }
 
 impl Source {
@@ -41,6 +45,8 @@ impl Source {
         if let Some(dir) = &self.run {
             let run = open_run(dir, &device)?;
             return Ok(Loaded {
+                ends: run.tokenizer.eos_id().into_iter().collect(),
+                chat_template: None,
                 model: run.model,
                 tokenizer: Some(run.tokenizer),
                 document_mask: run.config.data.document_mask,
@@ -48,7 +54,18 @@ impl Source {
             });
         }
         let dir = self.model.clone().unwrap_or_default();
-        let (model, report) = caravan_model::load_hf(&dir, Kernels::Fused, &device)?;
+        let is_gguf = dir.is_file();
+        let (model, report) = match is_gguf {
+            true => caravan_model::load_gguf(&dir, Kernels::Fused, &device)?,
+            false => caravan_model::load_hf(&dir, Kernels::Fused, &device)?,
+        };
+        crate::output::note(&format!(
+            "loaded {} parameters from {} in {:.1} s, peak memory {}",
+            caravan_train::group(model.config().param_count()),
+            caravan_train::show_bytes(report.n_bytes),
+            report.secs,
+            caravan_train::peak_rss_bytes().map_or("unknown".to_owned(), caravan_train::show_bytes),
+        ));
         for note in &report.notes {
             crate::output::note(&format!("note: {note}"));
         }
@@ -59,10 +76,17 @@ impl Source {
             ));
         }
         let has_tokenizer =
-            ["tokenizer.model", "tokenizer.json"].iter().any(|f| dir.join(f).exists());
+            is_gguf || ["tokenizer.model", "tokenizer.json"].iter().any(|f| dir.join(f).exists());
         let tokenizer = if has_tokenizer { Some(Arc::new(Tokenizer::load(&dir)?)) } else { None };
+        let chat_template = caravan_model::chat_template(&dir)?;
+        let mut ends = report.ends.0;
+        if let Some(eos) = tokenizer.as_ref().and_then(|tokenizer| tokenizer.eos_id())
+            && !ends.contains(&eos)
+        {
+            ends.push(eos);
+        }
         // One document a row is right for every model, however it was trained.
-        Ok(Loaded { model, tokenizer, document_mask: true, folder: dir })
+        Ok(Loaded { model, tokenizer, document_mask: true, folder: dir, ends, chat_template })
     }
 }
 

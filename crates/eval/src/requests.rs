@@ -43,10 +43,13 @@ pub(crate) fn encode_pairs(
         pairs.iter().map(|(context, continuation)| format!("{context}{continuation}")).collect();
     let wholes: Vec<&str> = wholes.iter().map(String::as_str).collect();
     let (contexts, wholes) = (tokenizer.encode_batch(&contexts)?, tokenizer.encode_batch(&wholes)?);
+    // Something must come before the first token that is scored.
+    let begin = tokenizer.bos_id().or(tokenizer.eos_id());
     let request = |(context, whole): (Vec<u32>, Vec<u32>)| {
         let n = context.len().min(whole.len());
         let (context, continuation) = whole.split_at(n);
-        let context = tokenizer.bos_id().into_iter().chain(context.iter().copied()).collect();
+        let begin = begin.filter(|_| tokenizer.adds_bos() || context.is_empty());
+        let context = begin.into_iter().chain(context.iter().copied()).collect();
         Request { context, continuation: continuation.to_vec() }
     };
     Ok(contexts.into_iter().zip(wholes).map(request).collect())

@@ -60,7 +60,8 @@ pub fn generate(
         let tokenizer = tokenizer.vocab_size();
         return Err(GenerateError::Vocabulary { tokenizer, model: vocab_size });
     }
-    let mut prompt_ids: Vec<u32> = tokenizer.bos_id().into_iter().collect();
+    let begin = tokenizer.bos_id().filter(|_| tokenizer.adds_bos());
+    let mut prompt_ids: Vec<u32> = begin.into_iter().collect();
     prompt_ids.extend(tokenizer.encode(prompt)?);
 
     // The stream sees the prompt first: whether a piece begins with a space depends on what is before it.

@@ -151,7 +151,7 @@ impl Block {
         // The attention kernel writes memory in the order [b, s, heads, head_dim], so merging copies nothing.
         let merged = mixed.swap_dims(1, 2).reshape([b, s, n_heads * head_dim]);
         let Context { kernels, ref region, .. } = self.context;
-        x + region.exit(self.wo.forward(kernels, merged))
+        x + self.wo.add_bias(region.exit(self.wo.product(kernels, merged)))
     }
 
     /// `x + exit((silu(n * w_gate) * (n * w_up)) * w_down)`.
@@ -160,6 +160,7 @@ impl Block {
         let n = region.enter(self.ffn_norm.forward(kernels, x.clone()));
         let gate = self.w_gate.forward(kernels, n.clone());
         let up = self.w_up.forward(kernels, n);
-        x + region.exit(self.w_down.forward(kernels, kernels.swiglu(gate, up)))
+        let down = region.exit(self.w_down.product(kernels, kernels.swiglu(gate, up)));
+        x + self.w_down.add_bias(down)
     }
 }

@@ -17,6 +17,8 @@ const CHUNK: usize = 1 << 14;
 pub enum Init {
     /// All one: the gain of a norm.
     Ones,
+    /// All zero: a bias.
+    Zeros,
     /// Normal with mean 0.
     Normal {
         /// Standard deviation.
@@ -26,12 +28,15 @@ pub enum Init {
 
 /// The distribution of the parameter at `path`.
 ///
-/// Norms are ones and matrices normal with `init_std`, but those that write into the residual stream (`wo`, `w_down`) are
+/// Norms are ones, biases zeros, and matrices normal with `init_std`, but those that write into the residual stream (`wo`, `w_down`) are
 /// smaller by `sqrt(2 * n_layers)`, the number of such additions.
 ///
 /// # Reference
 /// Radford et al., "Language Models are Unsupervised Multitask Learners" (GPT-2), 2019, section 2.3.
 pub fn distribution(config: &LlamaConfig, path: &str) -> Init {
+    if path.ends_with(".bias") {
+        return Init::Zeros;
+    }
     let layer = path.strip_suffix(".weight").unwrap_or(path).rsplit('.').next().unwrap_or(path);
     match layer {
         "attention_norm" | "ffn_norm" | "norm" => Init::Ones,
@@ -46,6 +51,7 @@ pub fn distribution(config: &LlamaConfig, path: &str) -> Init {
 pub fn fill(init: Init, seed: u64, path: &str, start: u64, out: &mut [f32]) {
     match init {
         Init::Ones => out.fill(1.0),
+        Init::Zeros => out.fill(0.0),
         Init::Normal { std } => {
             let stream = fnv1a(path.as_bytes());
             out.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, out)| {

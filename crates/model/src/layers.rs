@@ -1,24 +1,40 @@
-//! The two layers that hold weights inside a segment: a linear map without bias and an RMS norm.
+//! The two layers that hold weights inside a segment: a linear map and an RMS norm.
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use caravan_kernels::Kernels;
 
-/// `x * weight`, without bias.
+/// `x weight`, and `+ bias` where there is one.
 #[derive(Module, Debug)]
 pub struct Linear {
     /// `[d_in, d_out]`: the transpose of PyTorch's.
     pub weight: Param<Tensor<2>>,
+    /// `[d_out]`; LLaMA has none, some of its relatives do.
+    pub bias: Option<Param<Tensor<1>>>,
 }
 
 impl Linear {
-    /// One matrix product for all leading dims.
+    /// One matrix product for all leading dims, and the bias.
     ///
     /// # Shapes
     /// - x: `[b, s, d_in]`
     /// - returns `[b, s, d_out]`
     pub fn forward(&self, kernels: Kernels, x: Tensor<3>) -> Tensor<3> {
+        self.add_bias(self.product(kernels, x))
+    }
+
+    /// Without the bias: where ranks hold rows of the weight, their products are summed before it is added.
+    pub(crate) fn product(&self, kernels: Kernels, x: Tensor<3>) -> Tensor<3> {
         kernels.linear(x, self.weight.val())
+    }
+
+    /// # Shapes
+    /// - y and the result: `[b, s, d_out]`
+    pub(crate) fn add_bias(&self, y: Tensor<3>) -> Tensor<3> {
+        match &self.bias {
+            Some(bias) => y + bias.val().unsqueeze(),
+            None => y,
+        }
     }
 
     /// Width of the output, as the weight has it here (a shard may be narrower than the configuration says).

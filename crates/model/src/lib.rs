@@ -43,7 +43,7 @@ mod vocab;
 mod weights;
 
 // The configuration and the names of known ones.
-pub use config::{LlamaConfig, ParamInfo, RopeScaling};
+pub use config::{LinearScaling, Llama3Scaling, LlamaConfig, ParamInfo, RopeScaling};
 pub use presets::{PRESETS, preset};
 // The model, whole and in segments.
 pub use attend::{Attend, WholeSequences};
@@ -59,10 +59,10 @@ pub use vocab::{Vocab, Whole};
 // Reading it.
 pub use cache::{KvCache, LayerCache};
 pub use forward::{Forward, Positions};
-// Hugging Face directories.
+// Hugging Face directories and GGUF files.
 pub use weights::{
-    LoadReport, MAX_SHARD_BYTES, SaveReport, SpecialIds, WeightDtype, load_hf, save_hf,
-    save_hf_sharded,
+    EndIds, LoadReport, MAX_SHARD_BYTES, SaveReport, SpecialIds, WeightDtype, chat_template,
+    load_gguf, load_hf, save_hf, save_hf_sharded,
 };
 
 pub use error::ModelError;

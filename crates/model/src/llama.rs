@@ -78,24 +78,28 @@ impl Llama {
     ) -> Result<Self, E> {
         config.validate()?;
         let mut make = Maker { device, part, values };
+        let LlamaConfig { attention_bias, mlp_bias, .. } = *config;
         let (d, q, k, ff) = (config.d_model, config.d_query(), config.d_key(), config.d_ff);
         let rope = RopeTables::new(config, device);
         let embed = Embed::new(make.param("embed.weight", [config.vocab_size, d])?);
         let blocks = (0..config.n_layers).map(|layer| {
-            let at = |name: &str| format!("blocks.{layer}.{name}.weight");
+            let at = |name: &str| format!("blocks.{layer}.{name}");
             let weights = BlockWeights {
-                attention_norm: Norm::new(make.param(&at("attention_norm"), [d])?, config.norm_eps),
+                attention_norm: Norm::new(
+                    make.param(&at("attention_norm.weight"), [d])?,
+                    config.norm_eps,
+                ),
                 attention: [
-                    make.linear(&at("wq"), d, q)?,
-                    make.linear(&at("wk"), d, k)?,
-                    make.linear(&at("wv"), d, k)?,
-                    make.linear(&at("wo"), q, d)?,
+                    make.linear(&at("wq"), d, q, attention_bias)?,
+                    make.linear(&at("wk"), d, k, attention_bias)?,
+                    make.linear(&at("wv"), d, k, attention_bias)?,
+                    make.linear(&at("wo"), q, d, attention_bias)?,
                 ],
-                ffn_norm: Norm::new(make.param(&at("ffn_norm"), [d])?, config.norm_eps),
+                ffn_norm: Norm::new(make.param(&at("ffn_norm.weight"), [d])?, config.norm_eps),
                 ffn: [
-                    make.linear(&at("w_gate"), d, ff)?,
-                    make.linear(&at("w_up"), d, ff)?,
-                    make.linear(&at("w_down"), ff, d)?,
+                    make.linear(&at("w_gate"), d, ff, mlp_bias)?,
+                    make.linear(&at("w_up"), d, ff, mlp_bias)?,
+                    make.linear(&at("w_down"), ff, d, mlp_bias)?,
                 ],
             };
             Ok(Block::new(weights, rope.clone(), config.head_dim, kernels))
@@ -104,7 +108,7 @@ impl Llama {
         let norm = Norm::new(make.param("head.norm.weight", [d])?, config.norm_eps);
         let output = match config.tie_embeddings {
             true => None,
-            false => Some(make.linear("head.output.weight", d, config.vocab_size)?),
+            false => Some(make.linear("head.output", d, config.vocab_size, false)?),
         };
         let head = Head::new(norm, output, config.vocab_size, kernels);
         Ok(Self { embed, blocks, head, config: config.clone() })
@@ -233,7 +237,16 @@ impl<E> Maker<'_, E> {
         Ok(Param::from_data(TensorData::new(values, shape), self.device))
     }
 
-    fn linear(&mut self, path: &str, d_in: usize, d_out: usize) -> Result<Linear, E> {
-        Ok(Linear { weight: self.param(path, [d_in, d_out])? })
+    /// The layer at `path`, its weight and its bias in this order.
+    fn linear(
+        &mut self,
+        path: &str,
+        d_in: usize,
+        d_out: usize,
+        has_bias: bool,
+    ) -> Result<Linear, E> {
+        let weight = self.param(&format!("{path}.weight"), [d_in, d_out])?;
+        let bias = has_bias.then(|| self.param(&format!("{path}.bias"), [d_out])).transpose()?;
+        Ok(Linear { weight, bias })
     }
 }

@@ -4,6 +4,7 @@
 //! ```text
 //! tokenizer.model (SentencePiece) --+                     +-- encode, encode_batch --> Vec<u32>
 //! tokenizer.json (Hugging Face) ----+--> Tokenizer: Encode+-- decode, DecodeStream --> text
+//! model.gguf (either of the two) ---+                     |
 //! text --train_bpe--> TrainedModel -+                     +-- hash (BLAKE3 of the file)
 //!                     ByteTokenizer: Encode, without any file
 //! ```
@@ -34,6 +35,7 @@
 mod bytes;
 mod encode;
 mod error;
+mod gguf;
 mod hash;
 #[cfg(feature = "huggingface")]
 mod hugging_face;

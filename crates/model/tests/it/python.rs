@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use caravan_model::{
-    Forward, Kernels, Llama, LlamaConfig, PRESETS, RopeScaling, SpecialIds, WeightDtype,
-    frequencies, load_hf, preset, save_hf, save_hf_sharded,
+    Forward, Kernels, Llama, Llama3Scaling, LlamaConfig, PRESETS, RopeScaling, SpecialIds,
+    WeightDtype, frequencies, load_hf, preset, save_hf, save_hf_sharded,
 };
 
 use crate::support::{self, difference, flex, host, int, largest};
@@ -13,7 +13,8 @@ use crate::support::{self, difference, flex, host, int, largest};
 fn configs() -> [LlamaConfig; 2] {
     let base = LlamaConfig { init_std: 0.2, max_seq_len: 64, ..preset("tiny").unwrap() };
     let scaling = preset("llama3.1-8b").unwrap().rope_scaling.unwrap();
-    let scaling = RopeScaling { original_max_seq_len: 32, ..scaling };
+    let RopeScaling::Llama3(scaling) = scaling else { panic!("LLaMA 3.1 scales as LLaMA 3") };
+    let scaling = RopeScaling::Llama3(Llama3Scaling { original_max_seq_len: 32, ..scaling });
     [
         LlamaConfig { rope_theta: 500000.0, head_dim: 20, ..base.clone() },
         LlamaConfig { tie_embeddings: true, rope_scaling: Some(scaling), ..base },
