@@ -255,8 +255,11 @@ impl<'a> Theory<'a> {
             bytes += self.n_micro() * (ranks - 1) * rows * 3 * F32;
         }
         if self.layout.sequence_parallel {
-            let norms = 2 * self.n_blocks() + usize::from(self.is_last());
-            bytes += (ranks - 1) * norms * self.config.d_model * F32;
+            // Norms, and the biases that are added to what ranks have summed.
+            let in_block =
+                2 + usize::from(self.config.attention_bias) + usize::from(self.config.mlp_bias);
+            let vectors = in_block * self.n_blocks() + usize::from(self.is_last());
+            bytes += (ranks - 1) * vectors * self.config.d_model * F32;
         }
         let n_params: usize = self.segments.iter().map(|segment| segment.params.len()).sum();
         bytes + (ranks - 1) * n_params * F64
