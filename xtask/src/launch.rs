@@ -16,6 +16,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("train", "Train a model; without arguments the default one on fixtures/"),
     ("verify", "Check that a layout of ranks computes what one rank computes"),
     ("generate", "Write text with a trained model"),
+    ("chat", "Talk with a model in the terminal"),
     ("eval", "Perplexity, bits per byte and task scores"),
     ("tokenizer", "Train a tokenizer, encode, decode, show"),
     ("data", "Build, inspect and verify shards; print the batch of a step"),

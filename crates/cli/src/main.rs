@@ -2,12 +2,14 @@
 
 mod allocator;
 mod bench;
+mod chat;
 mod data;
 mod evaluate;
 mod export;
 mod generate;
 mod output;
 mod ranks;
+mod sampling;
 mod source;
 mod tokenizer;
 mod train;
@@ -33,6 +35,8 @@ enum Command {
     Verify(verify::Args),
     /// Let a model write.
     Generate(generate::Args),
+    /// Talk with a model in the terminal.
+    Chat(chat::Args),
     /// Score a model on text, tasks or given ids.
     Eval(evaluate::Args),
     /// Train and use tokenizers.
@@ -51,6 +55,7 @@ fn main() -> ExitCode {
         Command::Train(args) => train::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Generate(args) => generate::run(&args),
+        Command::Chat(args) => chat::run(&args),
         Command::Eval(args) => evaluate::run(&args),
         Command::Tokenizer(args) => tokenizer::run(&args),
         Command::Data(args) => data::run(&args),

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail};
+use caravan_generate::{ChatTemplate, TEMPLATES};
 use caravan_model::Kernels;
 use caravan_model::Llama;
 use caravan_tokenizer::{Encode as _, Tokenizer};
@@ -99,5 +100,50 @@ impl Loaded {
                 self.folder.display()
             )
         })
+    }
+
+    /// The ids of a prompt, BOS before it where the tokenizer adds one.
+    pub(crate) fn prompt_ids(&self, prompt: &str) -> Result<Vec<u32>> {
+        let tokenizer = self.tokenizer()?;
+        let begin = tokenizer.bos_id().filter(|_| tokenizer.adds_bos());
+        let mut ids: Vec<u32> = begin.into_iter().collect();
+        ids.extend(tokenizer.encode(prompt)?);
+        Ok(ids)
+    }
+
+    /// The ids of a conversation that a template has written: names of special tokens are such tokens, BOS comes before it
+    /// unless the template wrote it.
+    pub(crate) fn template_ids(&self, text: &str) -> Result<Vec<u32>> {
+        let tokenizer = self.tokenizer()?;
+        let mut ids = tokenizer.encode_with_special(text)?;
+        let begin = tokenizer.bos_id().filter(|_| tokenizer.adds_bos());
+        if let Some(bos) = begin.filter(|bos| ids.first() != Some(bos)) {
+            ids.insert(0, bos);
+        }
+        Ok(ids)
+    }
+
+    /// The chat template that was asked for by name or file, or the model's own.
+    pub(crate) fn template(&self, asked: Option<&str>) -> Result<ChatTemplate> {
+        let source = match (asked, &self.chat_template) {
+            (Some(asked), _) => match TEMPLATES.iter().find(|(name, _)| *name == asked) {
+                Some((_, source)) => (*source).to_owned(),
+                None => std::fs::read_to_string(asked).with_context(|| {
+                    let names: Vec<&str> = TEMPLATES.iter().map(|(name, _)| *name).collect();
+                    format!(
+                        "chat template `{asked}`: neither one of {} nor a file that can be read",
+                        names.join(", ")
+                    )
+                })?,
+            },
+            (None, Some(own)) => own.clone(),
+            (None, None) => bail!(
+                "`{}` has no chat template: it was not trained on conversations\nhelp: name one with --chat-template plain, chatml or a file, or use `generate`",
+                self.folder.display()
+            ),
+        };
+        let tokenizer = self.tokenizer()?;
+        let name = |id: Option<u32>| id.and_then(|id| tokenizer.token(id)).unwrap_or_default();
+        Ok(ChatTemplate::new(&source, &name(tokenizer.bos_id()), &name(tokenizer.eos_id()))?)
     }
 }

@@ -110,6 +110,33 @@ impl Block {
         self.feed_forward(self.add_attention(x, mixed))
     }
 
+    /// The block over one more position of each of several sequences, given as the positions of one: number `i` stands at
+    /// `starts[i]` and sees what lies in `caches[i]`.
+    ///
+    /// # Shapes
+    /// - x and the result: `[1, n, d_model]`
+    ///
+    /// # Panics
+    /// As [`extend`](Self::extend).
+    pub(crate) fn extend_each<'a>(
+        &self,
+        x: Tensor<3>,
+        caches: impl Iterator<Item = &'a mut LayerCache>,
+        starts: &[usize],
+    ) -> Tensor<3> {
+        assert!(self.context.attend.is_whole(), "a cache holds whole sequences");
+        let n = self.context.region.enter(self.normed_for_attention(&x));
+        let positions: Vec<_> = starts.iter().map(|start| *start..*start + 1).collect();
+        let (q, k, v) = self.query_key_value(n, self.rope.rows_of(&positions));
+        let mixed = caches.zip(starts).enumerate().map(|(i, (cache, start))| {
+            let of_one = |x: &Tensor<4>| x.clone().narrow(2, i, 1); // [1, heads, 1, head_dim]
+            let (k, v) = cache.append(of_one(&k), of_one(&v), *start);
+            self.context.kernels.attention(of_one(&q), k, v, None)
+        });
+        let mixed = Tensor::cat(mixed.collect(), 2);
+        self.feed_forward(self.add_attention(x, mixed))
+    }
+
     /// The same block that enters and leaves split weights through `region` and holds the positions that `attend` says.
     #[must_use]
     pub fn with_ranks(mut self, region: &Arc<dyn Region>, attend: &Arc<dyn Attend>) -> Self {

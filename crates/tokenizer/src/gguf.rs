@@ -10,8 +10,13 @@
 use std::path::Path;
 
 use caravan_gguf::{Array, Header, Value};
+use prost::Message as _;
+use serde_json::{Map, Value as Json, json};
 
 use crate::error::Result;
+use crate::sentence_piece::proto::{
+    BPE, ModelProto, NormalizerSpec, PieceType, SentencePiece, TrainerSpec,
+};
 use crate::sniff::Kind;
 
 /// What the file says, in the form of another one.
@@ -98,18 +103,12 @@ impl Vocabulary {
     }
 }
 
-#[cfg(feature = "sentencepiece")]
 fn scores(
     header: &Header,
     vocabulary: &Vocabulary,
     [bos, eos]: [Option<u32>; 2],
     unknown: Option<u32>,
 ) -> Result<Vec<u8>> {
-    use crate::sentence_piece::proto::{
-        BPE, ModelProto, NormalizerSpec, PieceType, SentencePiece, TrainerSpec,
-    };
-    use prost::Message as _;
-
     const SCORES: &str = "tokenizer.ggml.scores";
     let n = vocabulary.tokens.len();
     let scores = match header.metadata().get(SCORES) {
@@ -157,12 +156,6 @@ fn scores(
         denormalizer_spec: None,
     };
     Ok(model.encode_to_vec())
-}
-
-#[cfg(not(feature = "sentencepiece"))]
-fn scores(header: &Header, _: &Vocabulary, _: [Option<u32>; 2], _: Option<u32>) -> Result<Vec<u8>> {
-    let (path, kind) = (header.path().to_owned(), Kind::SentencePiece);
-    Err(crate::TokenizerError::FeatureMissing { path, kind: kind.noun(), feature: kind.feature() })
 }
 
 /// How text is cut into words before merges are made.
@@ -219,15 +212,12 @@ fn rule(header: &Header) -> Result<Rule> {
     })
 }
 
-#[cfg(feature = "huggingface")]
 fn merges(
     header: &Header,
     vocabulary: &Vocabulary,
     rule: Rule,
     bos: Option<u32>,
 ) -> Result<Vec<u8>> {
-    use serde_json::{Map, Value as Json, json};
-
     const MERGES: &str = "tokenizer.ggml.merges";
     let Some(Value::Array(Array::String(merges))) = header.metadata().get(MERGES) else {
         return Err(header.wrong(MERGES, "a list of texts").into());
@@ -296,10 +286,4 @@ fn merges(
         },
     });
     Ok(file.to_string().into_bytes())
-}
-
-#[cfg(not(feature = "huggingface"))]
-fn merges(header: &Header, _: &Vocabulary, _: Rule, _: Option<u32>) -> Result<Vec<u8>> {
-    let (path, kind) = (header.path().to_owned(), Kind::HuggingFace);
-    Err(crate::TokenizerError::FeatureMissing { path, kind: kind.noun(), feature: kind.feature() })
 }

@@ -35,6 +35,7 @@
 mod bytes;
 mod encode;
 mod error;
+#[cfg(all(feature = "sentencepiece", feature = "huggingface"))]
 mod gguf;
 mod hash;
 #[cfg(feature = "huggingface")]

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use crate::encode::Encode;
 use crate::error::{Result, TokenizerError};
-use crate::gguf::{self, Converted};
 use crate::hash::TokenizerHash;
 use crate::sniff::{Kind, kind_of};
 use crate::stream::DecodeStream;
@@ -39,8 +38,7 @@ impl Tokenizer {
     pub fn load(path: &Path) -> Result<Self> {
         let path = &file_of(path)?;
         if caravan_gguf::Header::is_gguf(path) {
-            let Converted { kind, bytes, bos, eos } = gguf::convert(path)?;
-            return Self::of_kind(kind, bytes, path, Ends::Stated { bos, eos });
+            return Self::of_gguf(path);
         }
         let bytes = std::fs::read(path).map_err(io("reading", path))?;
         Self::new(bytes, path, path.parent())
@@ -128,6 +126,18 @@ impl Tokenizer {
         Self::of_kind(kind, bytes, path, folder.map_or(Ends::ByName, Ends::Beside))
     }
 
+    #[cfg(all(feature = "sentencepiece", feature = "huggingface"))]
+    fn of_gguf(path: &Path) -> Result<Self> {
+        let crate::gguf::Converted { kind, bytes, bos, eos } = crate::gguf::convert(path)?;
+        Self::of_kind(kind, bytes, path, Ends::Stated { bos, eos })
+    }
+
+    #[cfg(not(all(feature = "sentencepiece", feature = "huggingface")))]
+    fn of_gguf(path: &Path) -> Result<Self> {
+        let feature = "sentencepiece,huggingface";
+        Err(TokenizerError::FeatureMissing { path: path.to_owned(), kind: "GGUF file", feature })
+    }
+
     fn of_kind(kind: Kind, bytes: Vec<u8>, path: &Path, ends: Ends<'_>) -> Result<Self> {
         let hash = TokenizerHash::of(&bytes);
         let engine = engine(kind, &bytes, path, ends)?;
@@ -175,6 +185,10 @@ impl Encode for Tokenizer {
 
 /// Where BOS and EOS of a tokenizer without its own are stated.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    not(all(feature = "sentencepiece", feature = "huggingface")),
+    allow(dead_code, reason = "a reader that is not compiled in reads nothing")
+)]
 pub(crate) enum Ends<'a> {
     /// Nowhere: tokens with a usual name.
     ByName,
@@ -208,7 +222,7 @@ pub(crate) trait Engine: Debug + Send + Sync {
 
 #[cfg_attr(
     not(feature = "huggingface"),
-    expect(unused_variables, reason = "a reader that is not compiled in reads nothing")
+    allow(unused_variables, reason = "a reader that is not compiled in reads nothing")
 )]
 fn engine(kind: Kind, bytes: &[u8], path: &Path, ends: Ends<'_>) -> Result<Box<dyn Engine>> {
     match kind {

@@ -87,7 +87,7 @@ fn python_frequencies_of_every_preset() {
 }
 
 /// Logits of many models: of each a line with its path, then its values.
-fn with_logits(lines: Vec<String>, n: usize) -> Vec<(String, Vec<f32>)> {
+fn with_logits(lines: &[String], n: usize) -> Vec<(String, Vec<f32>)> {
     let of_one = |lines: &[String]| {
         let values = lines[1..].iter().map(|line| line.parse().expect("a number")).collect();
         (lines[0].clone(), values)
@@ -109,7 +109,7 @@ fn python_transformers_models_of_every_kind() {
     let test = "python_transformers_models_of_every_kind";
     let arguments = [root.path().join("in").display().to_string(), written.clone()];
     let Some(lines) = support::python(test, "variants.py", &arguments) else { return };
-    let models = with_logits(lines, 40 * 160);
+    let models = with_logits(&lines, 40 * 160);
     assert_eq!(models.len(), 10);
     let mut exports = vec![written];
     for (folder, theirs) in &models {
@@ -124,7 +124,7 @@ fn python_transformers_models_of_every_kind() {
         exports.push(out.display().to_string());
     }
     let lines = support::python(test, "logits.py", &exports).expect("it ran before");
-    for ((folder, theirs), again) in models.iter().zip(with_logits(lines, 40 * 160)) {
+    for ((folder, theirs), again) in models.iter().zip(with_logits(&lines, 40 * 160)) {
         assert!(again.0.starts_with("[] "), "{folder}: missing or left over: {}", again.0);
         let worst = difference(&again.1, theirs);
         assert!(worst <= 1e-4, "{folder}: the export's logits differ by {worst}");
@@ -139,7 +139,7 @@ fn python_gguf_files_of_every_type() {
     let test = "python_gguf_files_of_every_type";
     let arguments = [root.path().display().to_string(), written];
     let Some(lines) = support::python(test, "gguf_models.py", &arguments) else { return };
-    let models = with_logits(lines, 40 * 160);
+    let models = with_logits(&lines, 40 * 160);
     assert_eq!(models.len(), 15);
     for (path, theirs) in models {
         let (model, report) = load_gguf(Path::new(&path), Kernels::Fused, &device).unwrap();
