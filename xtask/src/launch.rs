@@ -17,6 +17,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("verify", "Check that a layout of ranks computes what one rank computes"),
     ("generate", "Write text with a trained model"),
     ("chat", "Talk with a model in the terminal"),
+    ("serve", "A model behind HTTP: OpenAI's protocol and a chat page"),
     ("eval", "Perplexity, bits per byte and task scores"),
     ("tokenizer", "Train a tokenizer, encode, decode, show"),
     ("data", "Build, inspect and verify shards; print the batch of a step"),

@@ -10,6 +10,7 @@ mod generate;
 mod output;
 mod ranks;
 mod sampling;
+mod serve;
 mod source;
 mod tokenizer;
 mod train;
@@ -37,6 +38,8 @@ enum Command {
     Generate(generate::Args),
     /// Talk with a model in the terminal.
     Chat(chat::Args),
+    /// Put a model behind HTTP, in the protocol of OpenAI, with a chat page.
+    Serve(serve::Args),
     /// Score a model on text, tasks or given ids.
     Eval(evaluate::Args),
     /// Train and use tokenizers.
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Chat(args) => chat::run(&args),
+        Command::Serve(args) => serve::run(&args),
         Command::Eval(args) => evaluate::run(&args),
         Command::Tokenizer(args) => tokenizer::run(&args),
         Command::Data(args) => data::run(&args),

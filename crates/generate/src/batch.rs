@@ -58,7 +58,7 @@ pub struct Event {
 /// Requests over one model.
 #[derive(Debug)]
 pub struct Batcher<'m> {
-    model: &'m dyn Forward,
+    model: &'m (dyn Forward + Sync),
     slots: usize,
     n_ids: usize,
     waiting: VecDeque<(RequestId, Request)>,
@@ -79,7 +79,7 @@ struct Row {
 
 impl<'m> Batcher<'m> {
     /// At most `slots` sequences run at once. Ids from `n_ids` on, those that the tokenizer does not have, are never chosen.
-    pub fn new(model: &'m dyn Forward, slots: usize, n_ids: usize) -> Self {
+    pub fn new(model: &'m (dyn Forward + Sync), slots: usize, n_ids: usize) -> Self {
         let n_ids = n_ids.min(model.config().vocab_size);
         let slots = slots.max(1);
         Self { model, slots, n_ids, waiting: VecDeque::new(), running: Vec::new(), next: 0 }

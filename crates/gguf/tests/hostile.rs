@@ -1,5 +1,7 @@
 //! Files that are cut off, damaged or written to do harm: an error each time, never a panic or a large allocation.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
 use std::path::Path;
 
 use caravan_gguf::{GgufError, Header, Quant};
