@@ -16,8 +16,10 @@ pub(crate) struct Metrics {
     pub(crate) steps: AtomicU64,
     pub(crate) step_micros: AtomicU64,
     pub(crate) running: AtomicUsize,
-    /// Choices that were submitted and have no slot yet.
+    /// Choices that wait for a slot.
     pub(crate) waiting: AtomicUsize,
+    /// Choices that were taken and are not over, wherever they are.
+    pub(crate) held: AtomicUsize,
 }
 
 impl Metrics {

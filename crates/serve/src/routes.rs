@@ -85,6 +85,7 @@ fn model_object(shared: &Shared) -> serde_json::Value {
     json!({
         "id": shared.served.name, "object": "model", "created": 0, "owned_by": "caravan",
         "has_chat_template": shared.served.template.is_some(),
+        "context_length": shared.served.model.config().max_seq_len,
     })
 }
 
@@ -187,14 +188,13 @@ fn submit(shared: &Shared, checked: &Checked) -> Result<Vec<UnboundedReceiver<Pi
     let Limits { queue, slots, .. } = shared.limits;
     let most = queue + slots;
     let metrics = &shared.metrics;
-    let held = metrics.waiting.load(Ordering::Relaxed) + metrics.running.load(Ordering::Relaxed);
-    if held + n > most {
+    let add = |held: usize| (held + n <= most).then_some(held + n);
+    if let Err(held) = metrics.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add) {
         let message = format!(
             "{held} choices are being written or wait, {most} is the most: try again later"
         );
         return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, message).code("queue_full"));
     }
-    metrics.waiting.fetch_add(n, Ordering::Relaxed);
     metrics.prompt_tokens.fetch_add(checked.prompt_tokens() as u64, Ordering::Relaxed);
     (0..n)
         .map(|i| {

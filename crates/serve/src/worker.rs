@@ -70,13 +70,13 @@ pub(crate) fn run(
         // Nothing to do: wait for a job. Else take what has come.
         if batcher.is_idle() {
             match jobs.recv() {
-                Ok(job) => begin(job, tokenizer, &mut batcher, &mut writing),
+                Ok(job) => begin(job, tokenizer, &mut batcher, &mut writing, metrics),
                 Err(_) => return,
             }
         }
         loop {
             match jobs.try_recv() {
-                Ok(job) => begin(job, tokenizer, &mut batcher, &mut writing),
+                Ok(job) => begin(job, tokenizer, &mut batcher, &mut writing, metrics),
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => {
                     is_closed = true;
@@ -91,6 +91,7 @@ pub(crate) fn run(
             if one.pieces.is_closed() {
                 batcher.cancel(*id);
                 metrics.cancelled.fetch_add(1, Ordering::Relaxed);
+                metrics.held.fetch_sub(1, Ordering::Relaxed);
             }
             !one.pieces.is_closed()
         });
@@ -103,6 +104,7 @@ pub(crate) fn run(
             if outcome {
                 batcher.cancel(event.request);
                 writing.remove(&event.request);
+                metrics.held.fetch_sub(1, Ordering::Relaxed);
             }
         }
         metrics.steps.fetch_add(1, Ordering::Relaxed);
@@ -118,6 +120,7 @@ fn begin<'a>(
     tokenizer: &'a Tokenizer,
     batcher: &mut Batcher<'_>,
     writing: &mut HashMap<RequestId, Writing<'a>>,
+    metrics: &Metrics,
 ) {
     let Job { request, stop, pieces } = job;
     let text = TextStream::new(tokenizer, &request.prompt, &stop);
@@ -127,7 +130,10 @@ fn begin<'a>(
             writing.insert(id, Writing { text, pieces, n_tokens: 0 });
         }
         // Requests were checked before; a client that has left does not mind.
-        Err(error) => drop(pieces.send(Piece::Failed(error.to_string()))),
+        Err(error) => {
+            metrics.held.fetch_sub(1, Ordering::Relaxed);
+            drop(pieces.send(Piece::Failed(error.to_string())));
+        }
     }
 }
 
