@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use caravan_dataset::{SourceSpec, read_documents};
@@ -40,6 +41,9 @@ pub(crate) struct Args {
     /// Write all results to this file.
     #[arg(long, value_name = "OUT")]
     json: Option<PathBuf>,
+    /// Write what was found for every item of the tasks to this file, JSON lines.
+    #[arg(long, value_name = "OUT")]
+    items: Option<PathBuf>,
     /// Field (JSON lines) or column (parquet) that holds the text.
     #[arg(long, default_value = "text")]
     text_field: String,
@@ -60,6 +64,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     let loaded = args.source.load()?;
     let mut results = serde_json::Map::new();
+    let mut items = String::new();
     for path in &args.text {
         let (name, value) = text(args, &loaded, path)?;
         results.entry("text").or_insert_with(|| json!({}))[name] = value;
@@ -70,9 +75,17 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         };
         let options =
             TaskOptions { shots: args.shots, limit: args.limit, ..TaskOptions::default() };
+        let begun = Instant::now();
         let report =
             run_task(&loaded.model, loaded.tokenizer()?, task(name)?, file.as_ref(), &options)?;
         output::piece(&table(std::slice::from_ref(&report)))?;
+        let rate = report.n_items as f64 / begun.elapsed().as_secs_f64();
+        output::note(&format!("{rate:.1} items/s"));
+        for item in &report.items {
+            let mut line = serde_json::to_value(item)?;
+            line["task"] = json!(name);
+            items.push_str(&format!("{line}\n"));
+        }
         results.entry("tasks").or_insert_with(|| json!({}))[name] = serde_json::to_value(&report)?;
     }
     if let Some(file) = &args.ids {
@@ -81,6 +94,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             output::line(&value.to_string())?;
         }
         results.insert("ids".to_owned(), value);
+    }
+    if let Some(out) = &args.items {
+        write_whole(out, items.as_bytes())?;
     }
     if let Some(out) = &args.json {
         let text = serde_json::to_string_pretty(&results).context("results as JSON")?;

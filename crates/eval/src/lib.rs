@@ -20,5 +20,7 @@ mod windows;
 pub use error::EvalError;
 pub use ids::{IdScores, read_ids, score_ids};
 pub use ngram::ByteNgram;
-pub use tasks::{Metric, TASKS, Task, TaskKind, TaskOptions, TaskReport, run_task, table, task};
+pub use tasks::{
+    Item, Metric, TASKS, Task, TaskKind, TaskOptions, TaskReport, run_task, table, task,
+};
 pub use text::{EvalDocument, TextOptions, TextScore, evaluate_text};

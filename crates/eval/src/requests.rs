@@ -3,8 +3,10 @@
 //! # Reference
 //! EleutherAI's lm-evaluation-harness, `TemplateLM._encode_pair` and `HFLM._loglikelihood_tokens`.
 
+use std::ops::Range;
+
 use burn::tensor::{Int, Tensor, TensorData};
-use caravan_model::Forward;
+use caravan_model::{Forward, Positions};
 use caravan_tokenizer::Encode;
 
 use crate::error::EvalError;
@@ -55,7 +57,16 @@ pub(crate) fn encode_pairs(
     Ok(contexts.into_iter().zip(wholes).map(request).collect())
 }
 
-/// Answers every request, `rows` at a time. Requests of similar length go together; answers come in the order asked.
+/// Tokens of the beginnings that one pass reads.
+const PREFIX_TOKENS: usize = 1024;
+/// Logits that exist at once: 256 MiB in f32.
+const MAX_LOGITS: usize = 1 << 26;
+
+/// Answers every request; answers come in the order asked.
+///
+/// Neighbours with the same context, the choices of a question, share one reading of it: contexts of similar length go
+/// through the model together, as far as the shortest of them reaches, and then what remains of each with its continuation,
+/// from a cache of the beginnings. Only there are logits computed.
 ///
 /// Where context and continuation exceed the model's `max_seq_len` the context loses its beginning, as in the harness, and
 /// the answer says so. The caller has made sure that each continuation has a token and fits alone, and that the context has one.
@@ -70,37 +81,100 @@ pub(crate) fn answer(
         check_ids(&request.continuation, index, config.vocab_size)?;
     }
     let inputs: Vec<Inputs> = requests.iter().map(|r| Inputs::new(r, config.max_seq_len)).collect();
-    let mut order: Vec<usize> = (0..inputs.len()).collect();
-    order.sort_by_key(|i| std::cmp::Reverse(inputs[*i].ids.len()));
+    let mut groups = groups(&inputs);
+    groups.sort_by_key(|group| std::cmp::Reverse(inputs[group.start].from));
     let mut answers = vec![None; requests.len()];
-    for chunk in order.chunks(rows) {
-        let columns = inputs[chunk[0]].ids.len();
-        let mut ids = vec![0i32; chunk.len() * columns]; // padding comes last: causal attention never sees it
-        for (row, i) in ids.chunks_exact_mut(columns).zip(chunk) {
-            row.iter_mut().zip(&inputs[*i].ids).for_each(|(slot, id)| *slot = *id as i32);
-        }
-        let data = TensorData::new(ids, [chunk.len(), columns]);
-        let logits = model.logits(Tensor::<2, Int>::from_data(data, &model.device()), None);
-        for (row, i) in chunk.iter().enumerate() {
-            let (Inputs { ids, truncated }, wanted) = (&inputs[*i], &requests[*i].continuation);
-            let from = ids.len() - wanted.len();
-            let scored =
-                logits.clone().slice([row..row + 1, from..ids.len(), 0..config.vocab_size]);
-            let scored = to_host(scored);
-            let mut answer = Answer { log_prob: 0.0, greedy: true, truncated: *truncated };
-            for (logits, id) in scored.chunks_exact(config.vocab_size).zip(wanted) {
+    let mut rest = &groups[..];
+    while !rest.is_empty() {
+        let n = fitting(rest, &inputs, rows, config.vocab_size);
+        let (now, later) = rest.split_at(n);
+        rest = later;
+        for (i, logits) in pass(model, now, &inputs) {
+            let mut answer = Answer { log_prob: 0.0, greedy: true, truncated: inputs[i].truncated };
+            let wanted = &requests[i].continuation;
+            for (logits, id) in logits.chunks_exact(config.vocab_size).zip(wanted) {
                 answer.log_prob += log_prob(logits, *id as usize);
                 answer.greedy &= argmax(logits) == *id as usize;
             }
-            answers[*i] = Some(answer);
+            answers[i] = Some(answer);
         }
     }
-    Ok(answers.into_iter().map(|a| a.expect("every request lies in one chunk")).collect())
+    Ok(answers.into_iter().map(|a| a.expect("every request lies in one group")).collect())
+}
+
+/// Runs of requests with the same context.
+fn groups(inputs: &[Inputs]) -> Vec<Range<usize>> {
+    let mut groups: Vec<Range<usize>> = Vec::new();
+    for (i, input) in inputs.iter().enumerate() {
+        match groups.last_mut() {
+            Some(group) if inputs[group.start].context() == input.context() => group.end = i + 1,
+            _ => groups.push(i..i + 1),
+        }
+    }
+    groups
+}
+
+/// How many of the first groups, longest context first, go together: at least one.
+fn fitting(groups: &[Range<usize>], inputs: &[Inputs], rows: usize, vocab_size: usize) -> usize {
+    let longest = inputs[groups[0].start].from;
+    let (mut n_rows, mut n) = (0, 0);
+    for group in groups {
+        n_rows += group.len();
+        // Contexts that are much shorter would leave much of the longest to the second pass.
+        let shortest = inputs[group.start].from;
+        let columns = longest - shortest
+            + inputs[group.clone()].iter().map(|i| i.ids.len() - i.from).max().unwrap_or(1);
+        let is_too_much = (n + 1) * longest > PREFIX_TOKENS.max(rows * longest.min(64))
+            || n_rows * columns * vocab_size > MAX_LOGITS
+            || shortest * 4 < longest * 3;
+        if n > 0 && is_too_much {
+            break;
+        }
+        n += 1;
+    }
+    n
+}
+
+/// The logits of every request's continuation, one position after the other.
+fn pass(model: &dyn Forward, groups: &[Range<usize>], inputs: &[Inputs]) -> Vec<(usize, Vec<f32>)> {
+    let device = model.device();
+    let tokens = |rows: Vec<&[u32]>| {
+        let columns = rows.iter().map(|row| row.len()).max().unwrap_or(0);
+        let mut ids = vec![0i32; rows.len() * columns]; // padding comes last: causal attention never sees it
+        for (slots, row) in ids.chunks_exact_mut(columns).zip(&rows) {
+            slots.iter_mut().zip(*row).for_each(|(slot, id)| *slot = *id as i32);
+        }
+        Tensor::<2, Int>::from_data(TensorData::new(ids, [rows.len(), columns]), &device)
+    };
+    let shared = groups.iter().map(|group| inputs[group.start].from).min().unwrap_or(0);
+    let requests: Vec<usize> = groups.iter().cloned().flatten().collect();
+    let suffixes: Vec<&[u32]> = requests.iter().map(|i| &inputs[*i].ids[shared..]).collect();
+    let extra = suffixes.iter().map(|suffix| suffix.len()).max().unwrap_or(0);
+    let mut cache = if shared == 0 {
+        model.new_cache(requests.len(), extra)
+    } else {
+        let mut cache = model.new_cache(groups.len(), shared);
+        let prefixes = groups.iter().map(|group| &inputs[group.start].ids[..shared]).collect();
+        model.extend(tokens(prefixes), &mut cache, Positions::Last);
+        let rows: Vec<usize> =
+            groups.iter().enumerate().flat_map(|(g, group)| vec![g; group.len()]).collect();
+        cache.select(&rows, extra)
+    };
+    let logits = model.extend(tokens(suffixes), &mut cache, Positions::All);
+    let vocab_size = model.config().vocab_size;
+    let scored = |(row, i): (usize, &usize)| {
+        let Inputs { ids, from, .. } = &inputs[*i];
+        let part = [row..row + 1, from - shared..ids.len() - shared, 0..vocab_size];
+        (*i, to_host(logits.clone().slice(part)))
+    };
+    requests.iter().enumerate().map(scored).collect()
 }
 
 /// All tokens but the last, which is only predicted.
 struct Inputs {
     ids: Vec<u32>,
+    /// The position that predicts the continuation's first token: the context's last.
+    from: usize,
     truncated: bool,
 }
 
@@ -111,7 +185,11 @@ impl Inputs {
         ids.pop();
         let excess = ids.len().saturating_sub(max_seq_len);
         ids.drain(..excess);
-        Self { ids, truncated: excess > 0 }
+        Self { from: ids.len() - request.continuation.len(), ids, truncated: excess > 0 }
+    }
+
+    fn context(&self) -> &[u32] {
+        &self.ids[..=self.from]
     }
 }
 

@@ -6,8 +6,13 @@ use caravan_model::Forward;
 use caravan_tokenizer::Encode;
 use serde::Deserialize;
 
-use super::{Question, Task, TaskOptions, TaskReport, ask, report::Metric, rows, shots};
+use super::{
+    Question, Task, TaskOptions, TaskReport, ask,
+    report::{Item, Metric},
+    rows, shots,
+};
 use crate::error::EvalError;
+use crate::requests::Answer;
 
 #[derive(Debug, Deserialize)]
 struct Row {
@@ -57,6 +62,12 @@ pub(super) fn run(
 
     let right: Vec<f64> = answers.iter().map(|answer| f64::from(u8::from(answer.greedy))).collect();
     let nats: Vec<f64> = answers.iter().map(|answer| -answer.log_prob).collect();
+    let item = |((line, _), (answer, right)): (&(usize, Row), (&Answer, &f64))| Item {
+        line: *line,
+        log_probs: vec![answer.log_prob],
+        score: *right,
+    };
+    let items = asked.iter().zip(answers.iter().zip(&right)).map(item).collect();
     Ok(TaskReport::new(
         task,
         path,
@@ -64,5 +75,6 @@ pub(super) fn run(
         asked.len(),
         answers.iter().filter(|answer| answer.truncated).count(),
         vec![Metric::mean("acc", &right), Metric::exp_of_mean("perplexity", &nats)],
+        items,
     ))
 }

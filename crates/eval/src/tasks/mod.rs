@@ -18,7 +18,7 @@ use serde::Serialize;
 use crate::error::EvalError;
 use crate::requests::{Answer, Request, answer, encode_pairs};
 
-pub use report::{Metric, TaskReport, table};
+pub use report::{Item, Metric, TaskReport, table};
 
 /// What a task asks and how its answer is scored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -6,7 +6,11 @@ use caravan_model::Forward;
 use caravan_tokenizer::Encode;
 use serde::Deserialize;
 
-use super::{Question, Task, TaskOptions, TaskReport, ask, report::Metric, rows, shots};
+use super::{
+    Question, Task, TaskOptions, TaskReport, ask,
+    report::{Item, Metric},
+    rows, shots,
+};
 use crate::error::EvalError;
 
 #[derive(Debug, Deserialize)]
@@ -58,9 +62,9 @@ pub(super) fn run(
     }
     let answers = ask(model, tokenizer, path, questions, options.rows)?;
 
-    let (mut acc, mut acc_norm) = (Vec::new(), Vec::new());
+    let (mut acc, mut acc_norm, mut items) = (Vec::new(), Vec::new(), Vec::new());
     let mut rest = &answers[..];
-    for (_, row) in asked {
+    for (line, row) in asked {
         let (mine, others) = rest.split_at(row.choices.len());
         rest = others;
         let sums: Vec<f64> = mine.iter().map(|answer| answer.log_prob).collect();
@@ -68,6 +72,7 @@ pub(super) fn run(
             sums.iter().zip(&row.choices).map(|(sum, c)| sum / c.len() as f64).collect();
         acc.push(f64::from(u8::from(best(&sums) == row.gold)));
         acc_norm.push(f64::from(u8::from(best(&means) == row.gold)));
+        items.push(Item { line: *line, log_probs: sums, score: acc[acc.len() - 1] });
     }
     Ok(TaskReport::new(
         task,
@@ -76,6 +81,7 @@ pub(super) fn run(
         asked.len(),
         answers.iter().filter(|answer| answer.truncated).count(),
         vec![Metric::mean("acc", &acc), Metric::mean("acc_norm", &acc_norm)],
+        items,
     ))
 }
 

@@ -58,6 +58,20 @@ pub struct TaskReport {
     pub n_truncated: usize,
     /// The scores.
     pub metrics: Vec<Metric>,
+    /// What was found for every row.
+    #[serde(skip)]
+    pub items: Vec<Item>,
+}
+
+/// What was found for a row.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Item {
+    /// Line of the file.
+    pub line: usize,
+    /// `ln p` of every choice, or of the continuation.
+    pub log_probs: Vec<f64>,
+    /// The first metric's value: 1 for right, 0 for wrong.
+    pub score: f64,
 }
 
 impl TaskReport {
@@ -68,10 +82,11 @@ impl TaskReport {
         n_items: usize,
         n_truncated: usize,
         metrics: Vec<Metric>,
+        items: Vec<Item>,
     ) -> Self {
         let TaskOptions { shots, seed, .. } = *options;
         let (task, kind, file) = (task.name, task.kind, path.to_owned());
-        Self { task, kind, file, n_items, shots, seed, n_truncated, metrics }
+        Self { task, kind, file, n_items, shots, seed, n_truncated, metrics, items }
     }
 
     /// The value of a metric.
