@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use caravan_model::{Forward, Positions};
 use caravan_tokenizer::Encode;
 
@@ -59,8 +59,10 @@ pub(crate) fn encode_pairs(
 
 /// Tokens of the beginnings that one pass reads.
 const PREFIX_TOKENS: usize = 1024;
-/// Logits that exist at once: 256 MiB in f32.
-const MAX_LOGITS: usize = 1 << 26;
+/// Logits that exist at once: 128 MiB in f32.
+const MAX_LOGITS: usize = 1 << 25;
+/// So few tokens cost little more than reading the weights for them.
+const FEW_TOKENS: usize = 128;
 
 /// Answers every request; answers come in the order asked.
 ///
@@ -86,7 +88,7 @@ pub(crate) fn answer(
     let mut answers = vec![None; requests.len()];
     let mut rest = &groups[..];
     while !rest.is_empty() {
-        let n = fitting(rest, &inputs, rows, config.vocab_size);
+        let n = fitting(rest, &inputs, rows);
         let (now, later) = rest.split_at(n);
         rest = later;
         for (i, logits) in pass(model, now, &inputs) {
@@ -115,59 +117,74 @@ fn groups(inputs: &[Inputs]) -> Vec<Range<usize>> {
 }
 
 /// How many of the first groups, longest context first, go together: at least one.
-fn fitting(groups: &[Range<usize>], inputs: &[Inputs], rows: usize, vocab_size: usize) -> usize {
+fn fitting(groups: &[Range<usize>], inputs: &[Inputs], rows: usize) -> usize {
     let longest = inputs[groups[0].start].from;
-    let (mut n_rows, mut n) = (0, 0);
-    for group in groups {
-        n_rows += group.len();
-        // Contexts that are much shorter would leave much of the longest to the second pass.
-        let shortest = inputs[group.start].from;
-        let columns = longest - shortest
-            + inputs[group.clone()].iter().map(|i| i.ids.len() - i.from).max().unwrap_or(1);
-        let is_too_much = (n + 1) * longest > PREFIX_TOKENS.max(rows * longest.min(64))
-            || n_rows * columns * vocab_size > MAX_LOGITS
-            || shortest * 4 < longest * 3;
-        if n > 0 && is_too_much {
-            break;
-        }
-        n += 1;
-    }
-    n
+    let fits = |(n, group): &(usize, &Range<usize>)| {
+        (n + 1) * longest <= PREFIX_TOKENS.max(rows * longest.min(64))
+            && is_similar(inputs[group.start].from, longest)
+    };
+    groups.iter().enumerate().skip(1).take_while(fits).count() + 1
+}
+
+/// What is much shorter would leave much of the longest to the second pass, or be mostly padding.
+fn is_similar(length: usize, longest: usize) -> bool {
+    length * 4 >= longest * 3
 }
 
 /// The logits of every request's continuation, one position after the other.
 fn pass(model: &dyn Forward, groups: &[Range<usize>], inputs: &[Inputs]) -> Vec<(usize, Vec<f32>)> {
-    let device = model.device();
-    let tokens = |rows: Vec<&[u32]>| {
-        let columns = rows.iter().map(|row| row.len()).max().unwrap_or(0);
-        let mut ids = vec![0i32; rows.len() * columns]; // padding comes last: causal attention never sees it
-        for (slots, row) in ids.chunks_exact_mut(columns).zip(&rows) {
-            slots.iter_mut().zip(*row).for_each(|(slot, id)| *slot = *id as i32);
-        }
-        Tensor::<2, Int>::from_data(TensorData::new(ids, [rows.len(), columns]), &device)
-    };
-    let shared = groups.iter().map(|group| inputs[group.start].from).min().unwrap_or(0);
-    let requests: Vec<usize> = groups.iter().cloned().flatten().collect();
-    let suffixes: Vec<&[u32]> = requests.iter().map(|i| &inputs[*i].ids[shared..]).collect();
-    let extra = suffixes.iter().map(|suffix| suffix.len()).max().unwrap_or(0);
-    let mut cache = if shared == 0 {
-        model.new_cache(requests.len(), extra)
-    } else {
-        let mut cache = model.new_cache(groups.len(), shared);
-        let prefixes = groups.iter().map(|group| &inputs[group.start].ids[..shared]).collect();
-        model.extend(tokens(prefixes), &mut cache, Positions::Last);
-        let rows: Vec<usize> =
-            groups.iter().enumerate().flat_map(|(g, group)| vec![g; group.len()]).collect();
-        cache.select(&rows, extra)
-    };
-    let logits = model.extend(tokens(suffixes), &mut cache, Positions::All);
     let vocab_size = model.config().vocab_size;
-    let scored = |(row, i): (usize, &usize)| {
-        let Inputs { ids, from, .. } = &inputs[*i];
-        let part = [row..row + 1, from - shared..ids.len() - shared, 0..vocab_size];
-        (*i, to_host(logits.clone().slice(part)))
-    };
-    requests.iter().enumerate().map(scored).collect()
+    let shared = groups.iter().map(|group| inputs[group.start].from).min().unwrap_or(0);
+    let prefixes = (shared > 0).then(|| {
+        let mut cache = model.new_cache(groups.len(), shared);
+        let ids: Vec<&[u32]> =
+            groups.iter().map(|group| &inputs[group.start].ids[..shared]).collect();
+        model.extend(tokens(&ids, &model.device()), &mut cache, Positions::Last);
+        cache
+    });
+    // Every request with its group, those of similar length side by side.
+    let mut requests: Vec<(usize, usize)> = Vec::new();
+    for (g, group) in groups.iter().enumerate() {
+        requests.extend(group.clone().map(|i| (g, i)));
+    }
+    requests.sort_by_key(|(_, i)| std::cmp::Reverse(inputs[*i].ids.len()));
+    let mut scored = Vec::new();
+    let mut rest = &requests[..];
+    while !rest.is_empty() {
+        let columns = inputs[rest[0].1].ids.len() - shared;
+        let fits = |(n, (_, i)): &(usize, &(usize, usize))| {
+            (n + 1) * columns * vocab_size <= MAX_LOGITS
+                && ((n + 1) * columns <= FEW_TOKENS
+                    || is_similar(inputs[*i].ids.len() - shared, columns))
+        };
+        let n = rest.iter().enumerate().skip(1).take_while(fits).count() + 1;
+        let (now, later) = rest.split_at(n);
+        rest = later;
+        let rows: Vec<usize> = now.iter().map(|(g, _)| *g).collect();
+        let mut cache = match &prefixes {
+            Some(cache) => cache.select(&rows, columns),
+            None => model.new_cache(n, columns),
+        };
+        let suffixes: Vec<&[u32]> = now.iter().map(|(_, i)| &inputs[*i].ids[shared..]).collect();
+        let suffixes = tokens(&suffixes, &model.device());
+        let logits = model.extend(suffixes, &mut cache, Positions::All);
+        for (row, (_, i)) in now.iter().enumerate() {
+            let Inputs { ids, from, .. } = &inputs[*i];
+            let part = [row..row + 1, from - shared..ids.len() - shared, 0..vocab_size];
+            scored.push((*i, to_host(logits.clone().slice(part))));
+        }
+    }
+    scored
+}
+
+/// Rows of ids, shorter ones padded at the end, where causal attention never sees it.
+fn tokens(rows: &[&[u32]], device: &Device) -> Tensor<2, Int> {
+    let columns = rows.iter().map(|row| row.len()).max().unwrap_or(0);
+    let mut ids = vec![0i32; rows.len() * columns];
+    for (slots, row) in ids.chunks_exact_mut(columns).zip(rows) {
+        slots.iter_mut().zip(*row).for_each(|(slot, id)| *slot = *id as i32);
+    }
+    Tensor::from_data(TensorData::new(ids, [rows.len(), columns]), device)
 }
 
 /// All tokens but the last, which is only predicted.
