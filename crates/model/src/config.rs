@@ -49,6 +49,9 @@ pub struct LlamaConfig {
     /// Whether the three matrices of the feed-forward have a bias.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub mlp_bias: bool,
+    /// Of a classifier, the number of classes: the head gives their logits instead of those of tokens, and is not tied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n_classes: Option<usize>,
     /// Number of positions that the model is made for; forward passes are refused beyond it.
     pub max_seq_len: usize,
     /// Standard deviation of initial weights.
@@ -108,6 +111,16 @@ impl LlamaConfig {
         self.n_kv_heads * self.head_dim
     }
 
+    /// Width of the head's output: classes, or tokens.
+    pub fn n_outputs(&self) -> usize {
+        self.n_classes.unwrap_or(self.vocab_size)
+    }
+
+    /// Whether the head's projection is the embedding.
+    pub fn ties_output(&self) -> bool {
+        self.tie_embeddings && self.n_classes.is_none()
+    }
+
     /// Checks every rule.
     ///
     /// # Errors
@@ -149,6 +162,7 @@ impl LlamaConfig {
             ("n_kv_heads", self.n_kv_heads, MAX_SIZE),
             ("head_dim", self.head_dim, MAX_SIZE),
             ("d_ff", self.d_ff, MAX_SIZE),
+            ("n_classes", self.n_classes.unwrap_or(1), MAX_SIZE),
             ("max_seq_len", self.max_seq_len, MAX_POSITIONS),
         ] {
             if value == 0 {
@@ -264,7 +278,7 @@ impl LlamaConfig {
             ),
             ("feed-forward", product(&[3, layers, d, self.d_ff]).saturating_add(mlp_bias)),
             ("norms", product(&[2, layers, d]).saturating_add(d as u128)),
-            ("output", if self.tie_embeddings { 0 } else { matrix }),
+            ("output", if self.ties_output() { 0 } else { product(&[self.n_outputs(), d]) }),
         ]
     }
 
@@ -301,8 +315,8 @@ impl LlamaConfig {
             }
         }
         add("head.norm.weight".into(), &[d]);
-        if !self.tie_embeddings {
-            add("head.output.weight".into(), &[d, self.vocab_size]);
+        if !self.ties_output() {
+            add("head.output.weight".into(), &[d, self.n_outputs()]);
         }
         infos
     }

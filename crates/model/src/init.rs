@@ -19,6 +19,11 @@ pub enum Init {
     Ones,
     /// All zero: a bias.
     Zeros,
+    /// Uniform between `-bound` and `bound`.
+    Uniform {
+        /// The largest size.
+        bound: f64,
+    },
     /// Normal with mean 0.
     Normal {
         /// Standard deviation.
@@ -52,6 +57,13 @@ pub fn fill(init: Init, seed: u64, path: &str, start: u64, out: &mut [f32]) {
     match init {
         Init::Ones => out.fill(1.0),
         Init::Zeros => out.fill(0.0),
+        Init::Uniform { bound } => {
+            let stream = fnv1a(path.as_bytes());
+            for (i, out) in (start..).zip(out) {
+                let unit = words(seed, stream, i / 4)[(i % 4) as usize];
+                *out = (bound * (2.0 * unit - 1.0)) as f32;
+            }
+        }
         Init::Normal { std } => {
             let stream = fnv1a(path.as_bytes());
             out.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, out)| {
@@ -77,6 +89,14 @@ fn fill_normal(std: f64, seed: u64, stream: u64, start: u64, out: &mut [f32]) {
     }
 }
 
+/// Four numbers inside (0, 1) from the draw with key `seed` and counter `(draw, stream)`.
+fn words(seed: u64, stream: u64, draw: u64) -> [f64; 4] {
+    let halves = |x: u64| [x as u32, (x >> 32) as u32];
+    let ([d0, d1], [s0, s1]) = (halves(draw), halves(stream));
+    let words = philox4x32([d0, d1, s0, s1], halves(seed));
+    words.map(|w| (f64::from(w) + 0.5) / 4_294_967_296.0)
+}
+
 /// Four standard normals from the draw with key `seed` and counter `(draw, stream)`.
 ///
 /// Words `(w0, w1)` and `(w2, w3)` each give a pair `r cos(a), r sin(a)`, `r = sqrt(-2 ln u0)`, `a = 2 pi u1`,
@@ -85,10 +105,7 @@ fn fill_normal(std: f64, seed: u64, stream: u64, start: u64, out: &mut [f32]) {
 /// # Reference
 /// Box and Muller, "A Note on the Generation of Random Normal Deviates", 1958.
 fn normals(seed: u64, stream: u64, draw: u64) -> [f64; 4] {
-    let halves = |x: u64| [x as u32, (x >> 32) as u32];
-    let ([d0, d1], [s0, s1]) = (halves(draw), halves(stream));
-    let words = philox4x32([d0, d1, s0, s1], halves(seed));
-    let u = words.map(|w| (f64::from(w) + 0.5) / 4_294_967_296.0);
+    let u = words(seed, stream, draw);
     let pair = |u0: f64, u1: f64| {
         let radius = (-2.0 * u0.ln()).sqrt();
         let (sin, cos) = (TAU * u1).sin_cos();

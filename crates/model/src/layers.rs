@@ -11,6 +11,23 @@ pub struct Linear {
     pub weight: Param<Tensor<2>>,
     /// `[d_out]`; LLaMA has none, some of its relatives do.
     pub bias: Option<Param<Tensor<1>>>,
+    /// A low-rank term beside the weight, while it is fine-tuned.
+    pub lora: Option<Lora>,
+}
+
+/// The term `scale (x a) b` beside a frozen weight.
+///
+/// # Reference
+/// Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021, section 4.1.
+#[derive(Module, Debug)]
+pub struct Lora {
+    /// `[d_in, rank]`
+    pub a: Param<Tensor<2>>,
+    /// `[rank, d_out]`
+    pub b: Param<Tensor<2>>,
+    /// `alpha / rank`
+    #[module(skip)]
+    pub scale: f64,
 }
 
 impl Linear {
@@ -25,7 +42,12 @@ impl Linear {
 
     /// Without the bias: where ranks hold rows of the weight, their products are summed before it is added.
     pub(crate) fn product(&self, kernels: Kernels, x: Tensor<3>) -> Tensor<3> {
-        kernels.linear(x, self.weight.val())
+        let Some(Lora { a, b, scale }) = &self.lora else {
+            return kernels.linear(x, self.weight.val());
+        };
+        let low = kernels.linear(x.clone(), a.val()); // [b, s, rank]
+        let term = kernels.linear(low, b.val()) * *scale;
+        kernels.linear(x, self.weight.val()) + term
     }
 
     /// # Shapes

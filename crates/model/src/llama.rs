@@ -106,11 +106,12 @@ impl Llama {
         });
         let blocks = blocks.collect::<Result<Vec<_>, E>>()?;
         let norm = Norm::new(make.param("head.norm.weight", [d])?, config.norm_eps);
-        let output = match config.tie_embeddings {
+        let n_outputs = config.n_outputs();
+        let output = match config.ties_output() {
             true => None,
-            false => Some(make.linear("head.output", d, config.vocab_size, false)?),
+            false => Some(make.linear("head.output", d, n_outputs, false)?),
         };
-        let head = Head::new(norm, output, config.vocab_size, kernels);
+        let head = Head::new(norm, output, n_outputs, kernels);
         Ok(Self { embed, blocks, head, config: config.clone() })
     }
 
@@ -190,6 +191,13 @@ impl Llama {
         params::map_flat(self, f)
     }
 
+    /// The same model whose parameters are trained where `is_trained(path)` is true, and frozen elsewhere: no gradient is
+    /// computed for them, and no optimizer changes them.
+    #[must_use]
+    pub fn freeze(self, is_trained: &dyn Fn(&str) -> bool) -> Self {
+        params::freeze(self, is_trained)
+    }
+
     /// The same model with other kernels.
     #[must_use]
     pub fn with_kernels(mut self, kernels: Kernels) -> Self {
@@ -247,6 +255,6 @@ impl<E> Maker<'_, E> {
     ) -> Result<Linear, E> {
         let weight = self.param(&format!("{path}.weight"), [d_in, d_out])?;
         let bias = has_bias.then(|| self.param(&format!("{path}.bias"), [d_out])).transpose()?;
-        Ok(Linear { weight, bias })
+        Ok(Linear { weight, bias, lora: None })
     }
 }

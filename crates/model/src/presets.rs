@@ -92,6 +92,7 @@ fn small(
         tie_embeddings: false,
         attention_bias: false,
         mlp_bias: false,
+        n_classes: None,
         max_seq_len,
         init_std: 0.02,
     }

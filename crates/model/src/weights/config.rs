@@ -67,6 +67,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Read, ModelError> {
         tie_embeddings: keys.flag("tie_word_embeddings")?,
         attention_bias: keys.flag("attention_bias")?,
         mlp_bias: keys.flag("mlp_bias")?,
+        n_classes: None,
         max_seq_len,
         init_std: keys.optional_number("initializer_range")?.filter(|s| *s > 0.0).unwrap_or(0.02),
     };

@@ -130,6 +130,7 @@ fn config(header: &Header) -> Result<LlamaConfig, ModelError> {
         tie_embeddings: !has("output.weight"),
         attention_bias: has("blk.0.attn_q.bias"),
         mlp_bias: has("blk.0.ffn_up.bias"),
+        n_classes: None,
         max_seq_len,
         init_std: 0.02,
     };
