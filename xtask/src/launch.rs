@@ -18,6 +18,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("generate", "Write text with a trained model"),
     ("chat", "Talk with a model in the terminal"),
     ("serve", "A model behind HTTP: OpenAI's protocol and a chat page"),
+    ("finetune", "Teach a model to classify: a head, low-rank adapters or all weights"),
     ("eval", "Perplexity, bits per byte and task scores"),
     ("tokenizer", "Train a tokenizer, encode, decode, show"),
     ("data", "Build, inspect and verify shards; print the batch of a step"),

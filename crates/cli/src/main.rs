@@ -6,6 +6,7 @@ mod chat;
 mod data;
 mod evaluate;
 mod export;
+mod finetune;
 mod generate;
 mod output;
 mod ranks;
@@ -40,6 +41,8 @@ enum Command {
     Chat(chat::Args),
     /// Put a model behind HTTP, in the protocol of OpenAI, with a chat page.
     Serve(serve::Args),
+    /// Teach a model to classify.
+    Finetune(finetune::Args),
     /// Score a model on text, tasks or given ids.
     Eval(evaluate::Args),
     /// Train and use tokenizers.
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::Generate(args) => generate::run(&args),
         Command::Chat(args) => chat::run(&args),
         Command::Serve(args) => serve::run(&args),
+        Command::Finetune(args) => finetune::run(&args),
         Command::Eval(args) => evaluate::run(&args),
         Command::Tokenizer(args) => tokenizer::run(&args),
         Command::Data(args) => data::run(&args),

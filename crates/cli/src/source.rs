@@ -1,9 +1,10 @@
 //! `--run DIR | --model HFDIR`: a model, its tokenizer, and how it reads text.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
+use burn::tensor::Device;
 use caravan_generate::{ChatTemplate, TEMPLATES};
 use caravan_model::Kernels;
 use caravan_model::Llama;
@@ -40,11 +41,26 @@ pub(crate) struct Loaded {
 }
 
 impl Source {
-    /// Loads it.
+    /// A model by its path, on the CPU.
+    pub(crate) fn of(path: &Path, is_run: bool) -> Self {
+        let path = Some(path.to_owned());
+        let (run, model) = if is_run { (path, None) } else { (None, path) };
+        Self { run, model, device: "flex".to_owned() }
+    }
+
+    /// Loads it to be read.
     pub(crate) fn load(&self) -> Result<Loaded> {
-        let device = caravan_model::device::parse(&self.device)?;
+        self.load_on(&caravan_model::device::parse(&self.device)?)
+    }
+
+    /// Loads it to be trained.
+    pub(crate) fn load_trainable(&self) -> Result<Loaded> {
+        self.load_on(&caravan_model::device::parse(&self.device)?.autodiff())
+    }
+
+    fn load_on(&self, device: &Device) -> Result<Loaded> {
         if let Some(dir) = &self.run {
-            let run = open_run(dir, &device)?;
+            let run = open_run(dir, device)?;
             return Ok(Loaded {
                 ends: run.tokenizer.eos_id().into_iter().collect(),
                 chat_template: None,
@@ -57,8 +73,8 @@ impl Source {
         let dir = self.model.clone().unwrap_or_default();
         let is_gguf = dir.is_file();
         let (model, report) = match is_gguf {
-            true => caravan_model::load_gguf(&dir, Kernels::Fused, &device)?,
-            false => caravan_model::load_hf(&dir, Kernels::Fused, &device)?,
+            true => caravan_model::load_gguf(&dir, Kernels::Fused, device)?,
+            false => caravan_model::load_hf(&dir, Kernels::Fused, device)?,
         };
         crate::output::note(&format!(
             "loaded {} parameters from {} in {:.1} s, peak memory {}",
