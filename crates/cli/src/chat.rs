@@ -35,6 +35,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    args.sampling.sampler(0).validate()?;
     let loaded = args.source.load()?;
     let template = loaded.template(args.chat_template.as_deref())?;
     let stopped = Arc::new(AtomicBool::new(false));

@@ -48,6 +48,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if args.n == 0 {
         bail!("--n 0\nhelp: ask for at least one text");
     }
+    args.sampling.sampler(0).validate()?;
     let loaded = args.source.load()?;
     match (&args.prompts, &args.prompt) {
         (Some(path), _) => batch(args, &loaded, path)?,
@@ -160,9 +161,9 @@ fn read(path: &Path) -> Result<Vec<String>> {
         std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     let mut prompts = Vec::new();
     for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let prompt = serde_json::from_str::<String>(line).with_context(|| {
-            format!(
-                "{} line {}: expected a text in quotes, as in \"Once upon\"",
+        let prompt = serde_json::from_str::<String>(line).map_err(|e| {
+            anyhow::anyhow!(
+                "{} line {}: {e}\nhelp: write a text in quotes on each line, as in \"Once upon\"",
                 path.display(),
                 i + 1
             )
