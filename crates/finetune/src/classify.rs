@@ -11,6 +11,7 @@ use caravan_parallel::{Activations, Engine, StepSettings};
 use caravan_tokenizer::Encode;
 use caravan_train::step_of;
 
+use crate::encoding::{encode, fitted, marks};
 use crate::error::{FinetuneError, Result};
 use crate::examples::Example;
 use crate::packing::{Encoded, pack};
@@ -74,8 +75,9 @@ pub fn classify(
     let (train, dev) = (encode(tokenizer, names, train)?, encode(tokenizer, names, dev)?);
     let longest = train.iter().chain(&dev).map(|(_, e)| e.ids.len()).max().unwrap_or(1);
     let seq_len = seq_len(settings, longest, model.config().max_seq_len)?;
-    let train = fitted(train, seq_len, settings)?;
-    let dev = fitted(dev, seq_len, settings)?;
+    let marks = marks(tokenizer);
+    let train = fitted(train, "training", seq_len, marks, settings)?;
+    let dev = fitted(dev, "development", seq_len, marks, settings)?;
     let model = prepared(model, names.len(), settings)?;
     let mut engine = Engine::alone(model);
     let mut optimizer = AdamW::new(AdamWConfig::default(), placement(&device))?;
@@ -160,7 +162,8 @@ pub fn measure(
     seq_len: usize,
     settings: &Settings,
 ) -> Result<Scores> {
-    let encoded = fitted(encode(tokenizer, names, examples)?, seq_len, settings)?;
+    let encoded = encode(tokenizer, names, examples)?;
+    let encoded = fitted(encoded, "measuring", seq_len, marks(tokenizer), settings)?;
     Ok(score(model, &encoded, seq_len, names))
 }
 
@@ -182,7 +185,8 @@ pub fn predict(
         label: names[0].clone(),
     };
     let examples: Vec<Example> = texts.iter().enumerate().map(example).collect();
-    let encoded = fitted(encode(tokenizer, names, &examples)?, seq_len, settings)?;
+    let encoded = encode(tokenizer, names, &examples)?;
+    let encoded = fitted(encoded, "texts", seq_len, marks(tokenizer), settings)?;
     let mut found = vec![Vec::new(); texts.len()];
     class_logits(model, &encoded, seq_len, &mut |i, logits| found[i] = softmax(logits));
     Ok(found)
@@ -222,30 +226,6 @@ fn placement(device: &Device) -> Placement {
     }
 }
 
-/// Ids and class of every example, with its line.
-fn encode(
-    tokenizer: &dyn Encode,
-    names: &[String],
-    examples: &[Example],
-) -> Result<Vec<(usize, Encoded)>> {
-    let texts: Vec<&str> = examples.iter().map(|example| example.text.as_str()).collect();
-    let encoded = tokenizer.encode_batch(&texts)?;
-    let begin = tokenizer.bos_id().filter(|_| tokenizer.adds_bos());
-    let one = |(example, ids): (&Example, Vec<u32>)| {
-        let class = names.iter().position(|name| *name == example.label).ok_or_else(|| {
-            FinetuneError::Row {
-                path: "the development set".into(),
-                line: example.line,
-                problem: format!("the class `{}` does not occur in training", example.label),
-                help: format!("classes are {}", names.join(", ")),
-            }
-        })?;
-        let ids = begin.into_iter().chain(ids).chain(tokenizer.eos_id()).collect();
-        Ok((example.line, Encoded { ids, class }))
-    };
-    examples.iter().zip(encoded).map(one).collect()
-}
-
 fn seq_len(settings: &Settings, longest: usize, context: usize) -> Result<usize> {
     // A few rows for a batch: short examples share one.
     const SHORTEST: usize = 128;
@@ -259,40 +239,6 @@ fn seq_len(settings: &Settings, longest: usize, context: usize) -> Result<usize>
         )),
         asked => Ok(asked),
     }
-}
-
-fn fitted(
-    examples: Vec<(usize, Encoded)>,
-    seq_len: usize,
-    settings: &Settings,
-) -> Result<Vec<Encoded>> {
-    let one = |(line, mut example): (usize, Encoded)| {
-        let n = example.ids.len();
-        if n > seq_len {
-            match settings.truncate.as_str() {
-                "head" => {
-                    let last = example.ids[n - 1];
-                    example.ids.truncate(seq_len);
-                    example.ids[seq_len - 1] = last;
-                }
-                "tail" => {
-                    let first = example.ids[0];
-                    example.ids.drain(..n - seq_len);
-                    example.ids[0] = first;
-                }
-                _ => {
-                    return Err(wrong(
-                        "seq_len",
-                        &seq_len,
-                        &format!("the example at line {line} has {n} tokens"),
-                        "set truncate=head or truncate=tail to cut it, or a larger seq_len",
-                    ));
-                }
-            }
-        }
-        Ok(example)
-    };
-    examples.into_iter().map(one).collect()
 }
 
 fn score(model: &Llama, examples: &[Encoded], seq_len: usize, names: &[String]) -> Scores {

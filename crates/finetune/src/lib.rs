@@ -10,6 +10,7 @@
 
 mod classify;
 mod confusion;
+mod encoding;
 mod error;
 mod examples;
 mod packing;

@@ -154,6 +154,10 @@ impl Settings {
                 ));
             }
         }
+        if !(self.weight_decay >= 0.0 && self.weight_decay.is_finite()) {
+            let help = "0.01 is usual, 0 is none";
+            return Err(wrong("weight_decay", &self.weight_decay, "is out of range", help));
+        }
         if !(0.0..1.0).contains(&self.warmup) {
             return Err(wrong("warmup", &self.warmup, "must be in 0 .. 1", "0.1 is usual"));
         }
@@ -208,7 +212,14 @@ mod tests {
             let message = settings.clone().set(assignment).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
         }
-        for assignment in ["method=half", "batch=0", "peak_lr=-1", "warmup=1", "truncate=middle"] {
+        for assignment in [
+            "method=half",
+            "batch=0",
+            "peak_lr=-1",
+            "warmup=1",
+            "weight_decay=-0.1",
+            "truncate=middle",
+        ] {
             let mut settings = settings.clone();
             settings.set(assignment).unwrap();
             assert!(settings.validate().is_err(), "{assignment}");
