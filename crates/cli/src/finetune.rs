@@ -92,8 +92,11 @@ fn train(args: &ClassifyArgs) -> Result<()> {
         settings.set(assignment)?;
     }
     settings.validate()?;
-    if args.out.exists() && args.out.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
-        bail!("`{}` is not empty\nhelp: give a new folder with --out", args.out.display());
+    if args.out.join("classifier.json").exists() {
+        bail!(
+            "`{}` already holds a classifier\nhelp: give a new folder with --out",
+            args.out.display()
+        );
     }
     let columns = Columns { text: args.text_column.clone(), label: args.label_column.clone() };
     let mut examples = read_examples(&args.train, &columns)?;

@@ -51,9 +51,7 @@ pub enum FinetuneError {
         help: String,
     },
     /// The loss or a gradient is no number.
-    #[error(
-        "step {step}: {what} is not finite ({value})\nhelp: lower peak_lr, or raise warmup_steps"
-    )]
+    #[error("step {step}: {what} is not finite ({value})\nhelp: lower peak_lr, or raise warmup")]
     NotFinite {
         /// The update.
         step: u64,
