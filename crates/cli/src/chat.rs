@@ -92,9 +92,15 @@ impl Talk<'_> {
     fn answer(&mut self, said: &str) -> Result<()> {
         self.turns.push(Message { role: "user".to_owned(), content: said.to_owned() });
         let tokenizer = self.loaded.tokenizer()?;
-        let Some(prompt) = self.prompt()? else {
-            self.turns.pop();
-            return Ok(());
+        let prompt = match self.prompt() {
+            Ok(Some(prompt)) => prompt,
+            refused => {
+                self.turns.pop();
+                if let Err(error) = refused {
+                    output::error(&error);
+                }
+                return Ok(());
+            }
         };
         let options = Options {
             max_tokens: self.args.max_tokens,

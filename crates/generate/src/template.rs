@@ -9,7 +9,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Rest, Value, from_args};
+use minijinja::value::{Kwargs, Rest, Value, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, context};
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +58,7 @@ impl ChatTemplate {
         environment.set_unknown_method_callback(python_method);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
+        environment.add_filter("tojson", to_json);
         environment.add_template_owned(NAME, source.to_owned()).map_err(|e| template_error(&e))?;
         Ok(Self { environment, bos: bos.to_owned(), eos: eos.to_owned() })
     }
@@ -109,6 +110,62 @@ const REFUSED: &str = "raise_exception: ";
 
 fn raise_exception(message: &str) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, format!("{REFUSED}{message}")))
+}
+
+/// JSON as Python's `json.dumps` writes it, without escapes for HTML or for other scripts.
+fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
+    let indent = options.get::<Option<usize>>("indent")?;
+    // Only this form is written anyway.
+    let _: Option<bool> = options.get("ensure_ascii")?;
+    options.assert_all_used()?;
+    let mut out = String::new();
+    write_json(value, indent, 0, &mut out)?;
+    Ok(out)
+}
+
+fn write_json(
+    value: &Value,
+    indent: Option<usize>,
+    depth: usize,
+    out: &mut String,
+) -> Result<(), Error> {
+    let line = |depth: usize, out: &mut String| {
+        if let Some(n) = indent {
+            out.push('\n');
+            out.push_str(&" ".repeat(n * depth));
+        }
+    };
+    let is_map = value.kind() == ValueKind::Map;
+    match value.kind() {
+        ValueKind::Undefined | ValueKind::None => out.push_str("null"),
+        ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
+        ValueKind::Number => out.push_str(&value.to_string()),
+        ValueKind::Map | ValueKind::Seq | ValueKind::Iterable => {
+            let (open, close) = if is_map { ('{', '}') } else { ('[', ']') };
+            out.push(open);
+            let mut n = 0;
+            for item in value.try_iter()? {
+                if n > 0 {
+                    out.push_str(if indent.is_some() { "," } else { ", " });
+                }
+                n += 1;
+                line(depth + 1, out);
+                if is_map {
+                    out.push_str(&serde_json::Value::from(item.to_string()).to_string());
+                    out.push_str(": ");
+                    write_json(&value.get_item(&item)?, indent, depth + 1, out)?;
+                } else {
+                    write_json(&item, indent, depth + 1, out)?;
+                }
+            }
+            if n > 0 {
+                line(depth, out);
+            }
+            out.push(close);
+        }
+        _ => out.push_str(&serde_json::Value::from(value.to_string()).to_string()),
+    }
+    Ok(())
 }
 
 /// The time in UTC, by the directives that chat templates use.
@@ -236,11 +293,8 @@ fn string_method(text: &str, method: &str, args: &[Value]) -> Option<Result<Valu
         "rstrip" => strip(false, true),
         "upper" => Ok(Value::from(text.to_uppercase())),
         "lower" => Ok(Value::from(text.to_lowercase())),
-        "title" | "capitalize" => {
-            let mut rest = text.chars();
-            let first = rest.next().map(|c| c.to_uppercase().to_string()).unwrap_or_default();
-            Ok(Value::from(first + &rest.as_str().to_lowercase()))
-        }
+        "capitalize" => Ok(Value::from(titled(text, false))),
+        "title" => Ok(Value::from(titled(text, true))),
         "startswith" => one().map(|start| Value::from(text.starts_with(&start))),
         "endswith" => one().map(|end| Value::from(text.ends_with(&end))),
         "find" => one().map(|part| {
@@ -248,8 +302,8 @@ fn string_method(text: &str, method: &str, args: &[Value]) -> Option<Result<Valu
             Value::from(at.unwrap_or(-1))
         }),
         "count" => one().map(|part| Value::from(text.matches(part.as_str()).count())),
-        "replace" => from_args::<(String, String)>(args)
-            .map(|(from, to)| Value::from(text.replace(&from, &to))),
+        "replace" => from_args::<(String, String, Option<usize>)>(args)
+            .map(|(from, to, n)| Value::from(text.replacen(&from, &to, n.unwrap_or(usize::MAX)))),
         "split" => split(text, args),
         "join" => {
             let joined = |list: Value| -> Result<Value, Error> {
@@ -260,6 +314,34 @@ fn string_method(text: &str, method: &str, args: &[Value]) -> Option<Result<Valu
         }
         _ => return None,
     })
+}
+
+/// The first letter of the text, or of every word, large and all others small.
+fn titled(text: &str, every_word: bool) -> String {
+    let mut begins = true;
+    let mut out = String::new();
+    for c in text.chars() {
+        match begins {
+            true => out.extend(c.to_uppercase()),
+            false => out.extend(c.to_lowercase()),
+        }
+        begins = every_word && !c.is_alphabetic();
+    }
+    out
+}
+
+/// At most `n - 1` cuts at white space, which the last part keeps inside.
+fn words(text: &str, n: usize) -> Vec<&str> {
+    let (mut rest, mut parts) = (text.trim_start(), Vec::new());
+    while !rest.is_empty() && parts.len() + 1 < n {
+        let Some(end) = rest.find(char::is_whitespace) else { break };
+        parts.push(&rest[..end]);
+        rest = rest[end..].trim_start();
+    }
+    if !rest.is_empty() {
+        parts.push(rest);
+    }
+    parts
 }
 
 fn split(text: &str, args: &[Value]) -> Result<Value, Error> {
@@ -273,7 +355,7 @@ fn split(text: &str, args: &[Value]) -> Result<Value, Error> {
         most.and_then(|n| usize::try_from(n).ok()).map_or(usize::MAX, |n| n.saturating_add(1));
     let parts: Vec<&str> = match &separator {
         Some(separator) => text.splitn(most, separator.as_str()).collect(),
-        None => text.split_whitespace().collect(),
+        None => words(text, most),
     };
     Ok(Value::from_iter(parts.into_iter().map(Value::from)))
 }
@@ -345,5 +427,20 @@ mod tests {
             "role content "
         );
         assert_eq!(render("{{ messages[0].get('name', 'none') }}"), "none");
+        // As Python 3 and transformers 5 give them.
+        assert_eq!(render("{{ 'hello wORLD foo'.title() }}"), "Hello World Foo");
+        assert_eq!(render("{{ 'hello wORLD foo'.capitalize() }}"), "Hello world foo");
+        assert_eq!(render("{{ ' a b  c'.split(none, 1) | join('|') }}"), "a|b  c");
+        assert_eq!(render("{{ ' a b  c '.split() | join('|') }}"), "a|b|c");
+        assert_eq!(render("{{ 'aXbXc'.replace('X', '-', 1) }}"), "a-bXc");
+        assert_eq!(render("{{ 'it\\'s <b> & é' | tojson }}"), "\"it's <b> & é\"");
+        assert_eq!(
+            render("{{ {'a': [1, true, none, 2.5], 'b': {}} | tojson }}"),
+            "{\"a\": [1, true, null, 2.5], \"b\": {}}"
+        );
+        assert_eq!(
+            render("{{ [1, {'a': 2}] | tojson(indent=2) }}"),
+            "[\n  1,\n  {\n    \"a\": 2\n  }\n]"
+        );
     }
 }
