@@ -113,6 +113,7 @@ fn raise_exception(message: &str) -> Result<Value, Error> {
 }
 
 /// JSON as Python's `json.dumps` writes it, without escapes for HTML or for other scripts.
+#[allow(clippy::needless_pass_by_value, reason = "how the library calls a filter")]
 fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
     let indent = options.get::<Option<usize>>("indent")?;
     // Only this form is written anyway.
