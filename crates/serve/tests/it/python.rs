@@ -3,7 +3,7 @@ use std::process::Command;
 
 use caravan_serve::Limits;
 
-use crate::support::server;
+use crate::support::{server, server_with};
 
 /// What a script printed, if there is a Python.
 #[allow(clippy::disallowed_methods, reason = "the test runner says where Python is")]
@@ -38,7 +38,8 @@ fn python_openai_client() {
 
 #[test]
 fn python_chat_page_in_chromium() {
-    let server = server(guarded());
+    // A text that never ends by itself: there are tokens to watch.
+    let server = server_with(guarded(), Vec::new());
     let url = format!("http://{}/", server.address());
     if let Some(text) = run("python_chat_page_in_chromium", "page.py", &[&url, "secret"]) {
         assert!(text.ends_with("all good\n"), "{text}");

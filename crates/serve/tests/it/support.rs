@@ -38,13 +38,18 @@ pub(crate) fn model() -> Llama {
 }
 
 pub(crate) fn server(limits: Limits) -> Running {
+    server_with(limits, tokenizer().eos_id().into_iter().collect())
+}
+
+/// A server whose texts end at these ids alone.
+pub(crate) fn server_with(limits: Limits, ends: Vec<u32>) -> Running {
     let source = TEMPLATES.iter().find(|(name, _)| *name == "plain").unwrap().1;
     let served = Served {
         name: "tiny".to_owned(),
         model: model(),
         tokenizer: tokenizer(),
         template: Some(ChatTemplate::new(source, "<s>", "</s>").unwrap()),
-        ends: tokenizer().eos_id().into_iter().collect(),
+        ends,
     };
     start(served, "127.0.0.1:0", limits).unwrap()
 }
