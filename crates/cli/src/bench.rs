@@ -64,14 +64,18 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 fn train(args: &TrainArgs, device_name: &str) -> Result<()> {
-    if args.dtype != "f32" {
-        bail!("--dtype {}: this version trains in f32\nhelp: use --dtype f32", args.dtype);
-    }
     if args.steps < 3 {
         bail!("--steps {}: the first two steps do not count\nhelp: give at least 3", args.steps);
     }
     let device = caravan_model::device::parse(device_name)?.autodiff();
-    let kernels = if args.kernels == "fused" { Kernels::Fused } else { Kernels::Reference };
+    let kernels = match (args.kernels.as_str(), args.dtype.as_str()) {
+        ("fused", "bf16") => Kernels::FusedBf16,
+        ("fused", _) => Kernels::Fused,
+        (_, "bf16") => {
+            bail!("--dtype bf16 is a way of the fused kernels\nhelp: leave out --kernels reference")
+        }
+        _ => Kernels::Reference,
+    };
     let (seq_len, rows) = if args.preset == "8m" { (256, 8) } else { (512, 4) };
     let mut config = preset(&args.preset)?;
     config.max_seq_len = seq_len;

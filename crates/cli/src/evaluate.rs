@@ -11,7 +11,7 @@ use caravan_eval::{
     EvalDocument, ItemReport, TASKS, Task, TaskOptions, TaskRun, TextOptions, evaluate_text,
     read_ids, read_task_file, run_task_items, score_ids, table, task,
 };
-use caravan_tokenizer::expects_bos;
+use caravan_tokenizer::Encode as _;
 use caravan_train::write_whole;
 use serde_json::json;
 
@@ -99,11 +99,6 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         );
     }
     let loaded = args.source.load()?;
-    let bos = match (args.bos, &args.source.model) {
-        (Some(bos), _) => bos,
-        (None, Some(folder)) => expects_bos(folder)?,
-        (None, None) => true, // every document of a training run begins with it
-    };
     let mut results = serde_json::Map::new();
     for path in &args.text {
         let (name, value) = text(args, &loaded, path)?;
@@ -111,14 +106,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     let mut items = String::new();
     for asked in &tasks {
+        let tokenizer = loaded.tokenizer()?;
+        let options = TaskOptions {
+            bos: args.bos.unwrap_or_else(|| tokenizer.adds_bos()),
+            ends: loaded.ends.clone(),
+            ..asked.options.clone()
+        };
         let begun = Instant::now();
-        let TaskRun { report, items: rows } = run_task_items(
-            &loaded.model,
-            loaded.tokenizer()?,
-            &asked.task,
-            &asked.file,
-            &TaskOptions { bos, ..asked.options.clone() },
-        )?;
+        let TaskRun { report, items: rows } =
+            run_task_items(&loaded.model, tokenizer, &asked.task, &asked.file, &options)?;
         let seconds = begun.elapsed().as_secs_f64();
         output::piece(&table(std::slice::from_ref(&report)))?;
         output::note(&format!(

@@ -1,20 +1,20 @@
-//! `caravan export`
+//! `caravan export`: a model in Hugging Face form, read back to see that it is the same.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Result;
-use caravan_model::{SpecialIds, WeightDtype, save_hf};
+use anyhow::{Context as _, Result, bail};
+use burn::tensor::{Int, Tensor, TensorData};
+use caravan_model::{Forward, Kernels, Llama, SpecialIds, WeightDtype, load_hf, save_hf};
 use caravan_tokenizer::Encode;
-use caravan_train::open_run;
 
 use crate::output;
+use crate::source::Source;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Folder of a training run.
-    #[arg(long, value_name = "DIR")]
-    run: PathBuf,
+    #[command(flatten)]
+    source: Source,
     /// New folder for the model in Hugging Face form.
     #[arg(long, value_name = "HFDIR")]
     out: PathBuf,
@@ -23,23 +23,71 @@ pub(crate) struct Args {
     dtype: String,
 }
 
+/// How far a logit of the export may lie from one of the model that was written, of the largest. The weights are the same,
+/// so this is the rounding of the format.
+fn tolerance(dtype: WeightDtype) -> f32 {
+    match dtype {
+        WeightDtype::F32 => 0.0,
+        // 8 and 11 bits, and the errors of many layers add up.
+        WeightDtype::Bf16 => 0.1,
+        WeightDtype::F16 => 0.02,
+    }
+}
+
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let device = caravan_model::device::parse("flex")?;
-    let run = open_run(&args.run, &device)?;
+    let loaded = args.source.load()?;
     let dtype = match args.dtype.as_str() {
         "bf16" => WeightDtype::Bf16,
         "f16" => WeightDtype::F16,
         _ => WeightDtype::F32,
     };
-    let special = SpecialIds { bos: run.tokenizer.bos_id(), eos: run.tokenizer.eos_id() };
-    save_hf(&run.model, &args.out, dtype, &special)?;
-    run.tokenizer.save_into(&args.out)?;
+    let tokenizer = loaded.tokenizer.as_deref();
+    let special = SpecialIds {
+        bos: tokenizer.and_then(|t| t.bos_id()),
+        eos: tokenizer.and_then(|t| t.eos_id()),
+    };
+    let report = save_hf(&loaded.model, &args.out, dtype, &special)?;
+    if let Some(tokenizer) = tokenizer {
+        tokenizer.save_into(&args.out)?;
+    }
+    if let Some(template) = &loaded.chat_template {
+        let path = args.out.join("chat_template.jinja");
+        std::fs::write(&path, template)
+            .with_context(|| format!("writing {}\nhelp: check the folder", path.display()))?;
+    }
+    for note in &report.notes {
+        output::note(&format!("note: {note}"));
+    }
+    let (worst, largest) = compare(&loaded.model, &args.out)?;
+    if worst > tolerance(dtype) * largest {
+        bail!(
+            "the export `{}` was written, but read back it gives logits that differ by {worst:.1e}, where the largest is {largest:.1}\nhelp: do not use it; check the disk, or export with --dtype f32",
+            args.out.display()
+        );
+    }
     output::note(&format!(
-        "wrote `{}`: step {} of `{}`, {}",
+        "wrote `{}`: {}, {}, read back: logits up to {largest:.1} agree within {worst:.1e}",
         args.out.display(),
-        run.step,
-        args.run.display(),
-        args.dtype
+        args.dtype,
+        caravan_train::show_bytes(report.n_weight_bytes),
     ));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Reads the export and gives the largest difference of its logits from the model's on some tokens, and the largest logit.
+fn compare(model: &Llama, out: &Path) -> Result<(f32, f32)> {
+    let device = model.device();
+    let (again, _) = load_hf(out, Kernels::Fused, &device)?;
+    let config = model.config();
+    // Any tokens do: a stride that visits the vocabulary far and wide.
+    let n = config.max_seq_len.min(16);
+    let ids: Vec<i32> = (0..n).map(|i| ((i + 1) * 7919 % config.vocab_size) as i32).collect();
+    let logits = |model: &Llama| -> Vec<f32> {
+        let tokens = Tensor::<2, Int>::from_data(TensorData::new(ids.clone(), [1, n]), &device);
+        let data = model.logits(tokens, None).into_data().convert::<f32>();
+        data.try_into_vec().expect("the data was just converted to f32")
+    };
+    let (ours, theirs) = (logits(model), logits(&again));
+    let worst = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    Ok((worst, ours.iter().fold(0.0, |m, x| m.max(x.abs()))))
 }

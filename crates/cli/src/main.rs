@@ -2,12 +2,16 @@
 
 mod allocator;
 mod bench;
+mod chat;
 mod data;
 mod evaluate;
 mod export;
+mod finetune;
 mod generate;
 mod output;
 mod ranks;
+mod sampling;
+mod serve;
 mod source;
 mod tokenizer;
 mod train;
@@ -33,6 +37,12 @@ enum Command {
     Verify(verify::Args),
     /// Let a model write.
     Generate(generate::Args),
+    /// Talk with a model in the terminal.
+    Chat(chat::Args),
+    /// Put a model behind HTTP, in the protocol of OpenAI, with a chat page.
+    Serve(serve::Args),
+    /// Teach a model to classify.
+    Finetune(finetune::Args),
     /// Score a model on text, tasks or given ids.
     Eval(evaluate::Args),
     /// Train and use tokenizers.
@@ -51,6 +61,9 @@ fn main() -> ExitCode {
         Command::Train(args) => train::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Generate(args) => generate::run(&args),
+        Command::Chat(args) => chat::run(&args),
+        Command::Serve(args) => serve::run(&args),
+        Command::Finetune(args) => finetune::run(&args),
         Command::Eval(args) => evaluate::run(&args),
         Command::Tokenizer(args) => tokenizer::run(&args),
         Command::Data(args) => data::run(&args),

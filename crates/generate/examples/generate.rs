@@ -24,8 +24,15 @@ fn main() -> anyhow::Result<()> {
     };
     let model = Llama::init(&config, 1, Kernels::Fused, &device::parse("flex")?)?;
 
-    let sampler = Sampler { temperature: 0.8, top_k: Some(40), top_p: Some(0.95), seed: 7 };
-    let options = Options { sampler, max_tokens: 60, stop: vec!["\n\n".to_owned()] };
+    let sampler = Sampler {
+        temperature: 0.8,
+        top_k: Some(40),
+        top_p: Some(0.95),
+        seed: 7,
+        ..Sampler::default()
+    };
+    let options =
+        Options { sampler, max_tokens: 60, stop: vec!["\n\n".to_owned()], ..Options::default() };
     let mut out = std::io::stdout();
     let generated = generate(&model, &tokenizer, "Once upon a time", &options, &mut |text| {
         // A closed pipe ends the generation.

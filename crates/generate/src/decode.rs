@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use burn::tensor::{Int, Tensor, TensorData};
 use caravan_model::{Forward, KvCache, Positions};
 
+use crate::batch::host;
 use crate::error::GenerateError;
 use crate::sampler::Sampler;
 
@@ -24,11 +25,39 @@ pub enum Stop {
     Callback,
 }
 
+impl Stop {
+    /// Its name in files and interfaces.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Eos => "eos",
+            Self::MaxTokens => "max_tokens",
+            Self::ContextFull => "context_full",
+            Self::StopString => "stop_string",
+            Self::Callback => "stopped",
+        }
+    }
+}
+
+/// What is to be decoded, and when it ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Decoding<'a> {
+    /// How each id is chosen.
+    pub sampler: &'a Sampler,
+    /// At most this many new ids.
+    pub max_tokens: usize,
+    /// Ids that end it and are not part of the result.
+    pub ends: &'a [u32],
+    /// Ids from here on are never chosen: a model may have a larger vocabulary than its tokenizer.
+    pub n_ids: usize,
+    /// Whether a sequence longer than the context loses its beginning instead of being refused or ended.
+    pub window: bool,
+}
+
 /// Continues `prompt` by up to `max_tokens` ids: one pass over the prompt fills the KV cache, then one pass per token.
 ///
-/// Each new id is given to `on_id`, which can end the generation after it; it is part of the result. `eos` ends the
-/// generation and is not part of the result. Ids from `n_ids` on are never chosen: a model may have a larger vocabulary
-/// than its tokenizer. Prompt and new ids together stay within the model's `max_seq_len`.
+/// Each new id is given to `on_id`, which can end the generation after it; it is part of the result. Prompt and new ids
+/// together stay within the model's `max_seq_len`, unless there is a window: then the first id (BOS) and the newest half of
+/// the context are read anew each time that the context is full.
 ///
 /// # Errors
 /// An empty prompt or one that leaves no room for a new token, an id outside the vocabulary, sampler settings out of range,
@@ -36,24 +65,33 @@ pub enum Stop {
 pub fn decode<E: From<GenerateError>>(
     model: &dyn Forward,
     prompt: &[u32],
-    n_ids: usize,
-    eos: Option<u32>,
-    sampler: &Sampler,
-    max_tokens: usize,
+    how: Decoding<'_>,
     on_id: &mut dyn FnMut(u32) -> Result<ControlFlow<()>, E>,
 ) -> Result<(Vec<u32>, Stop), E> {
+    let Decoding { sampler, max_tokens, ends, window, .. } = how;
     sampler.validate()?;
-    let limit = check_prompt(model, prompt)?;
-    let n_ids = n_ids.min(model.config().vocab_size);
+    let limit = model.config().max_seq_len;
+    let cut: Vec<u32>;
+    let seen = match window && prompt.len() >= limit {
+        true => {
+            cut = newest(prompt, limit);
+            &cut
+        }
+        false => prompt,
+    };
+    check_prompt(model, seen)?;
+    let n_ids = how.n_ids.min(model.config().vocab_size);
     let mut new = Vec::new();
     if max_tokens == 0 {
         return Ok((new, Stop::MaxTokens));
     }
-    let mut cache = model.new_cache(1, limit.min(prompt.len() + max_tokens));
-    let mut logits = last_logits(model, prompt, &mut cache);
+    let mut cache = model.new_cache(1, limit.min(seen.len().saturating_add(max_tokens)));
+    let mut logits = last_logits(model, seen, &mut cache);
     loop {
-        let id = sampler.sample(&logits[..n_ids], prompt.len() + new.len())?;
-        if Some(id) == eos {
+        logits.truncate(n_ids);
+        sampler.penalise(&mut logits, prompt, &new);
+        let id = sampler.sample(&logits, prompt.len() + new.len())?;
+        if ends.contains(&id) {
             return Ok((new, Stop::Eos));
         }
         new.push(id);
@@ -63,15 +101,29 @@ pub fn decode<E: From<GenerateError>>(
         if new.len() == max_tokens {
             return Ok((new, Stop::MaxTokens));
         }
-        if prompt.len() + new.len() == limit {
+        if cache.len() + 1 < limit {
+            logits = last_logits(model, &[id], &mut cache);
+            continue;
+        }
+        if !window {
             return Ok((new, Stop::ContextFull));
         }
-        logits = last_logits(model, &[id], &mut cache);
+        let all: Vec<u32> = prompt.iter().chain(&new).copied().collect();
+        cache = model.new_cache(1, limit);
+        logits = last_logits(model, &newest(&all, limit), &mut cache);
     }
 }
 
+/// The first id and the newest ones, half of `limit` together.
+fn newest(ids: &[u32], limit: usize) -> Vec<u32> {
+    let n = (limit / 2).max(1).min(ids.len());
+    let mut kept = ids[ids.len() - n..].to_vec();
+    kept[0] = if n > 1 { ids[0] } else { kept[0] };
+    kept
+}
+
 /// The model's limit, if the prompt fits.
-fn check_prompt(model: &dyn Forward, prompt: &[u32]) -> Result<usize, GenerateError> {
+pub(crate) fn check_prompt(model: &dyn Forward, prompt: &[u32]) -> Result<usize, GenerateError> {
     let config = model.config();
     if prompt.is_empty() {
         return Err(GenerateError::EmptyPrompt);
@@ -97,6 +149,5 @@ fn last_logits(model: &dyn Forward, ids: &[u32], cache: &mut KvCache) -> Vec<f32
     let data = ids.iter().map(|id| *id as i32).collect::<Vec<_>>();
     let data = TensorData::new(data, [1, ids.len()]);
     let tokens = Tensor::<2, Int>::from_data(data, &model.device());
-    let logits = model.extend(tokens, cache, Positions::Last); // [1, 1, vocab]
-    logits.into_data().convert::<f32>().try_into_vec().expect("the data was just converted to f32")
+    host(model.extend(tokens, cache, Positions::Last)) // [1, 1, vocab]
 }

@@ -14,13 +14,35 @@ pub enum GenerateError {
         /// The value given.
         found: f64,
     },
-    /// `top_p` lies outside `(0, 1]`.
+    /// `top_p` or `min_p` lies outside `(0, 1]`.
     #[error(
-        "top_p must be above 0 and at most 1, found {found}\nhelp: 1 or no top_p at all keeps every token; 0.9 is a common choice"
+        "{name} must be above 0 and at most 1, found {found}\nhelp: leave it out to keep every token; top_p 0.9 and min_p 0.05 are common choices"
     )]
-    TopP {
+    Share {
+        /// Which of them.
+        name: &'static str,
         /// The value given.
         found: f64,
+    },
+    /// A penalty is out of range.
+    #[error(
+        "{name} must be a finite number{}, found {found}\nhelp: {} is no penalty",
+        if *name == "repetition_penalty" { " above 0" } else { "" },
+        if *name == "repetition_penalty" { 1 } else { 0 }
+    )]
+    Penalty {
+        /// Which of them.
+        name: &'static str,
+        /// The value given.
+        found: f64,
+    },
+    /// A chat template is no Jinja text that is understood, or refuses a conversation.
+    #[error("the chat template {problem}\nhelp: {help}")]
+    Template {
+        /// What the template engine or the template itself says.
+        problem: String,
+        /// What to do.
+        help: &'static str,
     },
     /// `top_k` is 0.
     #[error(
@@ -29,7 +51,7 @@ pub enum GenerateError {
     TopK,
     /// The prompt leaves no room for a new token.
     #[error(
-        "the prompt has {found} tokens (its start token included), the model's context holds {limit} and at least one new token must fit\nhelp: shorten the prompt, or use a model with a larger max_seq_len"
+        "the prompt has {found} tokens (its start token included), the model's context holds {limit} and at least one new token must fit\nhelp: shorten the prompt, take a model with a larger max_seq_len, or keep only the end of the prompt (--window)"
     )]
     PromptTooLong {
         /// Tokens of the prompt, BOS included.

@@ -3,12 +3,12 @@
 use std::ops::ControlFlow;
 
 use caravan_model::Forward;
-use caravan_tokenizer::{DecodeStream, Encode};
+use caravan_tokenizer::Encode;
 
-use crate::decode::{Stop, decode};
+use crate::decode::{Decoding, Stop, decode};
 use crate::error::GenerateError;
 use crate::sampler::Sampler;
-use crate::stop::StopScanner;
+use crate::text::TextStream;
 
 /// What to generate.
 #[derive(Clone, Debug)]
@@ -19,12 +19,17 @@ pub struct Options {
     pub max_tokens: usize,
     /// Strings that end the generation; they are not part of the text.
     pub stop: Vec<String>,
+    /// Ids that end it beside the tokenizer's EOS.
+    pub ends: Vec<u32>,
+    /// Whether text beyond the model's context goes on from the newest half of it, instead of being refused or ended.
+    pub window: bool,
 }
 
 impl Default for Options {
     /// 256 tokens sampled from the model's own distribution, no stop strings.
     fn default() -> Self {
-        Self { sampler: Sampler::default(), max_tokens: 256, stop: Vec::new() }
+        let sampler = Sampler::default();
+        Self { sampler, max_tokens: 256, stop: Vec::new(), ends: Vec::new(), window: false }
     }
 }
 
@@ -33,7 +38,7 @@ impl Default for Options {
 pub struct Generated {
     /// The new text: all that `on_text` was given.
     pub text: String,
-    /// Ids of the prompt, BOS included.
+    /// Ids of the prompt, BOS included where there is one.
     pub prompt_ids: Vec<u32>,
     /// Ids of the new tokens, EOS excluded.
     pub ids: Vec<u32>,
@@ -41,7 +46,8 @@ pub struct Generated {
     pub stop: Stop,
 }
 
-/// Continues `prompt`, with BOS before it, and hands the new text to `on_text` as soon as it is whole UTF-8.
+/// Continues `prompt`, with BOS before it where the tokenizer adds one, and hands the new text to `on_text` as soon as it is
+/// whole UTF-8.
 ///
 /// `on_text` can end the generation by returning `ControlFlow::Break`.
 ///
@@ -55,52 +61,49 @@ pub fn generate(
     options: &Options,
     on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
 ) -> Result<Generated, GenerateError> {
+    let begin = tokenizer.bos_id().filter(|_| tokenizer.adds_bos());
+    let mut ids: Vec<u32> = begin.into_iter().collect();
+    ids.extend(tokenizer.encode(prompt)?);
+    generate_from(model, tokenizer, ids, options, on_text)
+}
+
+/// As [`generate`], from the ids of a prompt, such as those of a chat template.
+///
+/// # Errors
+/// As [`generate`].
+pub fn generate_from(
+    model: &dyn Forward,
+    tokenizer: &dyn Encode,
+    prompt_ids: Vec<u32>,
+    options: &Options,
+    on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
+) -> Result<Generated, GenerateError> {
     let vocab_size = model.config().vocab_size;
     if tokenizer.vocab_size() > vocab_size {
         let tokenizer = tokenizer.vocab_size();
         return Err(GenerateError::Vocabulary { tokenizer, model: vocab_size });
     }
-    let mut prompt_ids: Vec<u32> = tokenizer.bos_id().into_iter().collect();
-    prompt_ids.extend(tokenizer.encode(prompt)?);
-
-    // The stream sees the prompt first: whether a piece begins with a space depends on what is before it.
-    let mut stream = DecodeStream::new(tokenizer);
-    for id in &prompt_ids {
-        stream.push(*id)?;
-    }
-    let mut scanner = StopScanner::new(&options.stop);
-    let mut stopped = false;
-    let (ids, stop) = decode(
-        model,
-        &prompt_ids,
-        tokenizer.vocab_size(),
-        tokenizer.eos_id(),
-        &options.sampler,
-        options.max_tokens,
-        &mut |id| {
-            let Some(piece) = stream.push(id)? else {
-                return Ok::<_, GenerateError>(ControlFlow::Continue(()));
-            };
-            let (shown, complete) = scanner.push(&piece);
-            stopped = complete;
-            let flow = if shown.is_empty() { ControlFlow::Continue(()) } else { on_text(shown) };
-            Ok(if stopped { ControlFlow::Break(()) } else { flow })
-        },
-    )?;
-    if !stopped && stop != Stop::Callback {
+    let mut text = TextStream::new(tokenizer, &prompt_ids, &options.stop)?;
+    let ends: Vec<u32> = tokenizer.eos_id().into_iter().chain(options.ends.clone()).collect();
+    let how = Decoding {
+        sampler: &options.sampler,
+        max_tokens: options.max_tokens,
+        ends: &ends,
+        n_ids: tokenizer.vocab_size(),
+        window: options.window,
+    };
+    let (ids, stop) = decode(model, &prompt_ids, how, &mut |id| {
+        let shown = text.push(id)?;
+        let flow = if shown.is_empty() { ControlFlow::Continue(()) } else { on_text(shown) };
+        Ok::<_, GenerateError>(if text.is_stopped() { ControlFlow::Break(()) } else { flow })
+    })?;
+    if stop != Stop::Callback {
         // Nothing is left to be stopped, so what `on_text` answers no longer matters.
-        if let Some(piece) = stream.finish()? {
-            let (shown, complete) = scanner.push(&piece);
-            stopped = complete;
-            let _ = on_text(shown);
-        }
-        if !stopped {
-            let rest = scanner.flush();
-            if !rest.is_empty() {
-                let _ = on_text(rest);
-            }
+        let rest = text.finish()?;
+        if !rest.is_empty() {
+            let _ = on_text(&rest);
         }
     }
-    let stop = if stopped { Stop::StopString } else { stop };
-    Ok(Generated { text: scanner.into_text(), prompt_ids, ids, stop })
+    let stop = if text.is_stopped() { Stop::StopString } else { stop };
+    Ok(Generated { text: text.into_text(), prompt_ids, ids, stop })
 }

@@ -1,7 +1,7 @@
 //! From logits to a token.
 //!
-//! The order is the usual one: divide by the temperature, keep the `top_k` likeliest, of these keep the smallest set with at
-//! least `top_p` of their mass, draw. All of it is host arithmetic in float64, and the random number depends on nothing but
+//! The order is that of transformers: penalties, divide by the temperature, keep the `top_k` likeliest, of these keep the
+//! smallest set with at least `top_p` of their mass, of these those with at least `min_p` of the likeliest one's, draw. All of it is host arithmetic in float64, and the random number depends on nothing but
 //! the seed and the token's position, so a generation can be resumed, or repeated in another batch, with the same result.
 
 use std::cmp::Ordering;
@@ -17,6 +17,15 @@ pub struct Sampler {
     pub top_k: Option<usize>,
     /// Keeps only the smallest set of likeliest tokens whose probabilities, renormalised after `top_k`, sum to at least this.
     pub top_p: Option<f64>,
+    /// Keeps only tokens with at least this part of the likeliest one's probability.
+    pub min_p: Option<f64>,
+    /// Divides positive logits, and multiplies negative ones, of every token that occurred, prompt included; 1 is none (Keskar
+    /// et al., "CTRL", 2019, section 4.1).
+    pub repetition_penalty: f64,
+    /// Subtracted from the logit of every new token that occurred, as in OpenAI's interface.
+    pub presence_penalty: f64,
+    /// Subtracted from the logit of a new token for each time it occurred, as in OpenAI's interface.
+    pub frequency_penalty: f64,
     /// Seed of the random numbers.
     pub seed: u64,
 }
@@ -24,7 +33,16 @@ pub struct Sampler {
 impl Default for Sampler {
     /// The model's own distribution: temperature 1, nothing cut off, seed 0.
     fn default() -> Self {
-        Self { temperature: 1.0, top_k: None, top_p: None, seed: 0 }
+        Self {
+            temperature: 1.0,
+            top_k: None,
+            top_p: None,
+            min_p: None,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            seed: 0,
+        }
     }
 }
 
@@ -37,7 +55,8 @@ impl Sampler {
     /// Checks the ranges of the settings.
     ///
     /// # Errors
-    /// A temperature that is negative or not finite, `top_k` of 0, `top_p` outside `(0, 1]`.
+    /// A temperature that is negative or not finite, `top_k` of 0, `top_p` or `min_p` outside `(0, 1]`, a repetition penalty
+    /// that is not above 0, another that is not finite.
     pub fn validate(&self) -> Result<(), GenerateError> {
         if !(self.temperature.is_finite() && self.temperature >= 0.0) {
             return Err(GenerateError::Temperature { found: self.temperature });
@@ -45,9 +64,48 @@ impl Sampler {
         if self.top_k == Some(0) {
             return Err(GenerateError::TopK);
         }
-        match self.top_p {
-            Some(found) if !(found > 0.0 && found <= 1.0) => Err(GenerateError::TopP { found }),
-            _ => Ok(()),
+        for (name, share) in [("top_p", self.top_p), ("min_p", self.min_p)] {
+            if let Some(found) = share.filter(|p| !(*p > 0.0 && *p <= 1.0)) {
+                return Err(GenerateError::Share { name, found });
+            }
+        }
+        let repetition = self.repetition_penalty;
+        for (name, found, is_good) in [
+            ("repetition_penalty", repetition, repetition.is_finite() && repetition > 0.0),
+            ("presence_penalty", self.presence_penalty, self.presence_penalty.is_finite()),
+            ("frequency_penalty", self.frequency_penalty, self.frequency_penalty.is_finite()),
+        ] {
+            if !is_good {
+                return Err(GenerateError::Penalty { name, found });
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies the penalties for what occurred in `prompt` and in the tokens that are `new` since.
+    pub fn penalise(&self, logits: &mut [f32], prompt: &[u32], new: &[u32]) {
+        if self.repetition_penalty != 1.0 {
+            let mut seen: Vec<u32> = prompt.iter().chain(new).copied().collect();
+            seen.sort_unstable();
+            seen.dedup();
+            for id in seen {
+                // Ids beyond the logits are never chosen.
+                if let Some(logit) = logits.get_mut(id as usize) {
+                    let value = f64::from(*logit);
+                    let penalty = self.repetition_penalty;
+                    *logit = if value < 0.0 { value * penalty } else { value / penalty } as f32;
+                }
+            }
+        }
+        if self.presence_penalty != 0.0 || self.frequency_penalty != 0.0 {
+            let mut counts = std::collections::BTreeMap::<u32, u32>::new();
+            new.iter().for_each(|id| *counts.entry(*id).or_default() += 1);
+            for (id, count) in counts {
+                if let Some(logit) = logits.get_mut(id as usize) {
+                    let penalty = self.presence_penalty + self.frequency_penalty * f64::from(count);
+                    *logit = (f64::from(*logit) - penalty) as f32;
+                }
+            }
         }
     }
 
@@ -104,7 +162,7 @@ impl Sampler {
             kept.select_nth_unstable_by(k - 1, likelier);
             kept.truncate(k);
         }
-        if kept.len() < logits.len() || self.top_p.is_some() {
+        if kept.len() < logits.len() || self.top_p.is_some() || self.min_p.is_some() {
             kept.sort_unstable_by(likelier);
         }
         let highest = kept.iter().map(|(_, logit)| *logit).fold(f32::NEG_INFINITY, f32::max);
@@ -121,6 +179,11 @@ impl Sampler {
                 mass >= wanted
             });
             weights.truncate(enough.map_or(weights.len(), |last| last + 1));
+        }
+        if let Some(min_p) = self.min_p {
+            // The likeliest has the weight 1.
+            let n = weights.iter().take_while(|(_, weight)| *weight >= min_p).count();
+            weights.truncate(n.max(1));
         }
         Ok(weights)
     }
@@ -250,7 +313,7 @@ mod tests {
         }
         for top_p in [0.0, -1.0, 1.01, f64::NAN] {
             let sampler = Sampler { top_p: Some(top_p), ..Sampler::default() };
-            assert!(matches!(sampler.sample(&logits(), 0), Err(GenerateError::TopP { .. })));
+            assert!(matches!(sampler.sample(&logits(), 0), Err(GenerateError::Share { .. })));
         }
         let sampler = Sampler { top_k: Some(0), ..Sampler::default() };
         assert!(matches!(sampler.validate(), Err(GenerateError::TopK)));
@@ -269,7 +332,7 @@ mod tests {
             seed: u64,
             position in 0..1000usize,
         ) {
-            let sampler = Sampler { temperature, top_k, top_p, seed };
+            let sampler = Sampler { temperature, top_k, top_p, seed, ..Sampler::default() };
             let kept = sampler.distribution(&logits).unwrap();
             let id = sampler.sample(&logits, position).unwrap();
             prop_assert!(kept.iter().any(|(kept, p)| *kept == id && *p > 0.0));

@@ -2,16 +2,16 @@
 
 /// Collects text, holds back what may be the beginning of a stop string, and notices when one is complete.
 #[derive(Debug)]
-pub(crate) struct StopScanner<'a> {
-    stops: &'a [String],
+pub(crate) struct StopScanner {
+    stops: Vec<String>,
     text: String,
     n_emitted: usize,
 }
 
-impl<'a> StopScanner<'a> {
+impl StopScanner {
     /// Empty stop strings never match.
-    pub(crate) fn new(stops: &'a [String]) -> Self {
-        Self { stops, text: String::new(), n_emitted: 0 }
+    pub(crate) fn new(stops: &[String]) -> Self {
+        Self { stops: stops.to_vec(), text: String::new(), n_emitted: 0 }
     }
 
     /// Appends `piece`; returns the text that may be shown now and whether a stop string is complete. The stop string

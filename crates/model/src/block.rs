@@ -110,6 +110,33 @@ impl Block {
         self.feed_forward(self.add_attention(x, mixed))
     }
 
+    /// The block over one more position of each of several sequences, given as the positions of one: number `i` stands at
+    /// `starts[i]` and sees what lies in `caches[i]`.
+    ///
+    /// # Shapes
+    /// - x and the result: `[1, n, d_model]`
+    ///
+    /// # Panics
+    /// As [`extend`](Self::extend).
+    pub(crate) fn extend_each<'a>(
+        &self,
+        x: Tensor<3>,
+        caches: impl Iterator<Item = &'a mut LayerCache>,
+        starts: &[usize],
+    ) -> Tensor<3> {
+        assert!(self.context.attend.is_whole(), "a cache holds whole sequences");
+        let n = self.context.region.enter(self.normed_for_attention(&x));
+        let positions: Vec<_> = starts.iter().map(|start| *start..*start + 1).collect();
+        let (q, k, v) = self.query_key_value(n, self.rope.rows_of(&positions));
+        let mixed = caches.zip(starts).enumerate().map(|(i, (cache, start))| {
+            let of_one = |x: &Tensor<4>| x.clone().narrow(2, i, 1); // [1, heads, 1, head_dim]
+            let (k, v) = cache.append(of_one(&k), of_one(&v), *start);
+            self.context.kernels.attention(of_one(&q), k, v, None)
+        });
+        let mixed = Tensor::cat(mixed.collect(), 2);
+        self.feed_forward(self.add_attention(x, mixed))
+    }
+
     /// The same block that enters and leaves split weights through `region` and holds the positions that `attend` says.
     #[must_use]
     pub fn with_ranks(mut self, region: &Arc<dyn Region>, attend: &Arc<dyn Attend>) -> Self {
@@ -151,7 +178,7 @@ impl Block {
         // The attention kernel writes memory in the order [b, s, heads, head_dim], so merging copies nothing.
         let merged = mixed.swap_dims(1, 2).reshape([b, s, n_heads * head_dim]);
         let Context { kernels, ref region, .. } = self.context;
-        x + region.exit(self.wo.forward(kernels, merged))
+        x + self.wo.add_bias(region.exit(self.wo.product(kernels, merged)))
     }
 
     /// `x + exit((silu(n * w_gate) * (n * w_up)) * w_down)`.
@@ -160,6 +187,7 @@ impl Block {
         let n = region.enter(self.ffn_norm.forward(kernels, x.clone()));
         let gate = self.w_gate.forward(kernels, n.clone());
         let up = self.w_up.forward(kernels, n);
-        x + region.exit(self.w_down.forward(kernels, kernels.swiglu(gate, up)))
+        let down = region.exit(self.w_down.product(kernels, kernels.swiglu(gate, up)));
+        x + self.w_down.add_bias(down)
     }
 }

@@ -65,44 +65,30 @@ impl KvCache {
         self.capacity
     }
 
-    /// A cache of `n` sequences that all begin with what this one sequence holds, with room for `extra` more positions.
+    /// A cache whose sequence `i` begins as sequence `rows[i]` of this one, with room for `extra` more positions: several
+    /// continuations of one beginning are read without reading the beginning again.
     ///
     /// # Panics
-    /// If this cache is not for exactly one sequence.
+    /// If a row does not exist.
     #[must_use]
-    pub fn repeat(&self, n: usize, extra: usize) -> Self {
-        assert_eq!(self.batch, 1, "only the cache of one sequence can be repeated");
-        self.expand(&vec![0; n], extra)
-    }
-
-    /// A cache of as many sequences as `rows` has entries, each beginning with what that row of this one holds, with room
-    /// for `extra` more positions: several continuations of several prompts.
-    ///
-    /// # Panics
-    /// If `rows` is empty or names a row that this cache does not have.
-    #[must_use]
-    pub fn expand(&self, rows: &[usize], extra: usize) -> Self {
-        assert!(
-            !rows.is_empty() && rows.iter().all(|row| *row < self.batch),
-            "rows {rows:?} of a cache of {} sequences",
-            self.batch
-        );
-        let (len, capacity) = (self.len, self.len + extra);
-        let indices: Vec<i32> = rows.iter().map(|row| *row as i32).collect();
-        let expanded = |slot: &Option<Tensor<4>>| {
+    pub fn select(&self, rows: &[usize], extra: usize) -> Self {
+        assert!(rows.iter().all(|row| *row < self.batch), "a row of {} sequences", self.batch);
+        let (len, n) = (self.len, rows.len());
+        let index: Vec<i32> = rows.iter().map(|row| *row as i32).collect();
+        let selected = |slot: &Option<Tensor<4>>| {
             let all = slot.as_ref().expect("a layer's cache is always put back");
             let [_, heads, _, head_dim] = all.dims();
-            let indices = TensorData::new(indices.clone(), [rows.len()]);
-            let indices = Tensor::<1, Int>::from_data(indices, &all.device());
-            let seen = all.clone().narrow(2, 0, len).select(0, indices); // [rows, heads, len, head_dim]
-            let room = Tensor::zeros([rows.len(), heads, extra, head_dim], &all.device());
+            let device = all.device();
+            let index = Tensor::<1, Int>::from_data(TensorData::new(index.clone(), [n]), &device);
+            let seen = all.clone().narrow(2, 0, len).select(0, index); // [n, heads, len, head_dim]
+            let room = Tensor::zeros([n, heads, extra, head_dim], &device);
             Some(Tensor::cat(vec![seen, room], 2))
         };
         let layers = self.layers.iter().map(|layer| LayerCache {
-            keys: expanded(&layer.keys),
-            values: expanded(&layer.values),
+            keys: selected(&layer.keys),
+            values: selected(&layer.values),
         });
-        Self { layers: layers.collect(), batch: rows.len(), len, capacity }
+        Self { layers: layers.collect(), batch: n, len, capacity: len + extra }
     }
 
     /// Forgets all positions from `len` on; the memory stays.

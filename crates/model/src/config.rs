@@ -36,23 +36,51 @@ pub struct LlamaConfig {
     pub d_ff: usize,
     /// Base of the rotary embedding's frequencies.
     pub rope_theta: f64,
-    /// How LLaMA 3.1 and later stretch the low frequencies for long contexts.
+    /// How frequencies are stretched for long contexts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rope_scaling: Option<RopeScaling>,
     /// Added to the mean square inside every RMS norm.
     pub norm_eps: f64,
     /// Whether the output projection is the embedding itself.
     pub tie_embeddings: bool,
+    /// Whether the four projections of attention have a bias.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub attention_bias: bool,
+    /// Whether the three matrices of the feed-forward have a bias.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub mlp_bias: bool,
+    /// Of a classifier, the number of classes: the head gives their logits instead of those of tokens, and is not tied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n_classes: Option<usize>,
     /// Number of positions that the model is made for; forward passes are refused beyond it.
     pub max_seq_len: usize,
     /// Standard deviation of initial weights.
     pub init_std: f64,
 }
 
+/// How the frequencies of the rotary embedding are changed for contexts longer than the model was first trained on.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum RopeScaling {
+    /// Low frequencies alone, as LLaMA 3.1 and 3.2.
+    Llama3(Llama3Scaling),
+    /// All alike: positions are divided (Chen et al., "Extending Context Window of Large Language Models via Positional
+    /// Interpolation", 2023).
+    Linear(LinearScaling),
+}
+
+/// Positions divided by a number (`rope_type: linear`).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinearScaling {
+    /// Every frequency is divided by this.
+    pub factor: f64,
+}
+
 /// Frequency scaling of LLaMA 3.1 and 3.2 (`rope_type: llama3`).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct RopeScaling {
+pub struct Llama3Scaling {
     /// Low frequencies are divided by this.
     pub factor: f64,
     /// Wavelengths above `original_max_seq_len / low_freq_factor` are scaled in full.
@@ -81,6 +109,16 @@ impl LlamaConfig {
     /// Width of all key (or value) heads together.
     pub fn d_key(&self) -> usize {
         self.n_kv_heads * self.head_dim
+    }
+
+    /// Width of the head's output: classes, or tokens.
+    pub fn n_outputs(&self) -> usize {
+        self.n_classes.unwrap_or(self.vocab_size)
+    }
+
+    /// Whether the head's projection is the embedding.
+    pub fn ties_output(&self) -> bool {
+        self.tie_embeddings && self.n_classes.is_none()
     }
 
     /// Checks every rule.
@@ -124,6 +162,7 @@ impl LlamaConfig {
             ("n_kv_heads", self.n_kv_heads, MAX_SIZE),
             ("head_dim", self.head_dim, MAX_SIZE),
             ("d_ff", self.d_ff, MAX_SIZE),
+            ("n_classes", self.n_classes.unwrap_or(1), MAX_SIZE),
             ("max_seq_len", self.max_seq_len, MAX_POSITIONS),
         ] {
             if value == 0 {
@@ -159,16 +198,21 @@ impl LlamaConfig {
                 return wrong(field, &value, format!("must be above {least}"), help.into());
             }
         }
-        let Some(scaling) = self.rope_scaling else { return Ok(()) };
-        for (field, value) in [
-            ("rope_scaling.factor", scaling.factor),
-            ("rope_scaling.low_freq_factor", scaling.low_freq_factor),
-        ] {
-            if !(value.is_finite() && value > 0.0) {
-                let help = "LLaMA 3.1 has factor 8, low_freq_factor 1, high_freq_factor 4";
-                return wrong(field, &value, "must be above 0".into(), help.into());
+        let above_zero = |field, value: f64, help: &str| match value.is_finite() && value > 0.0 {
+            true => Ok(()),
+            false => wrong(field, &value, "must be above 0".into(), help.into()),
+        };
+        let scaling = match self.rope_scaling {
+            None => return Ok(()),
+            Some(RopeScaling::Linear(linear)) => {
+                let help = "2 doubles the context that the model was trained on";
+                return above_zero("rope_scaling.factor", linear.factor, help);
             }
-        }
+            Some(RopeScaling::Llama3(scaling)) => scaling,
+        };
+        let help = "LLaMA 3.1 has factor 8, low_freq_factor 1, high_freq_factor 4";
+        above_zero("rope_scaling.factor", scaling.factor, help)?;
+        above_zero("rope_scaling.low_freq_factor", scaling.low_freq_factor, help)?;
         if !(scaling.high_freq_factor.is_finite()
             && scaling.high_freq_factor > scaling.low_freq_factor)
         {
@@ -215,12 +259,26 @@ impl LlamaConfig {
         let per_query = product(&[layers, d, self.n_heads, self.head_dim]);
         let per_key = product(&[layers, d, self.n_kv_heads, self.head_dim]);
         let matrix = product(&[self.vocab_size, d]);
+        let biases = |has: bool, widths: &[u128]| match has {
+            true => {
+                widths.iter().fold(0u128, |n, w| n.saturating_add(w.saturating_mul(layers as u128)))
+            }
+            false => 0,
+        };
+        let wide = |n: usize| n as u128;
+        let (query, key) =
+            (product(&[self.n_heads, self.head_dim]), product(&[self.n_kv_heads, self.head_dim]));
+        let attention_bias = biases(self.attention_bias, &[query, key, key, wide(d)]);
+        let mlp_bias = biases(self.mlp_bias, &[wide(self.d_ff), wide(self.d_ff), wide(d)]);
         [
             ("embedding", matrix),
-            ("attention", per_query.saturating_add(per_key).saturating_mul(2)),
-            ("feed-forward", product(&[3, layers, d, self.d_ff])),
+            (
+                "attention",
+                per_query.saturating_add(per_key).saturating_mul(2).saturating_add(attention_bias),
+            ),
+            ("feed-forward", product(&[3, layers, d, self.d_ff]).saturating_add(mlp_bias)),
             ("norms", product(&[2, layers, d]).saturating_add(d as u128)),
-            ("output", if self.tie_embeddings { 0 } else { matrix }),
+            ("output", if self.ties_output() { 0 } else { product(&[self.n_outputs(), d]) }),
         ]
     }
 
@@ -246,11 +304,19 @@ impl LlamaConfig {
             ];
             for (name, shape) in shapes {
                 add(format!("blocks.{layer}.{name}.weight"), shape);
+                let has_bias = match name {
+                    "wq" | "wk" | "wv" | "wo" => self.attention_bias,
+                    "w_gate" | "w_up" | "w_down" => self.mlp_bias,
+                    _ => false,
+                };
+                if has_bias {
+                    add(format!("blocks.{layer}.{name}.bias"), &shape[1..]);
+                }
             }
         }
         add("head.norm.weight".into(), &[d]);
-        if !self.tie_embeddings {
-            add("head.output.weight".into(), &[d, self.vocab_size]);
+        if !self.ties_output() {
+            add("head.output.weight".into(), &[d, self.n_outputs()]);
         }
         infos
     }
@@ -278,7 +344,7 @@ mod tests {
 
     #[test]
     fn every_rule_names_its_field_and_says_what_to_change() {
-        let scaling = RopeScaling {
+        let scaling = Llama3Scaling {
             factor: 8.0,
             low_freq_factor: 1.0,
             high_freq_factor: 4.0,
@@ -303,19 +369,28 @@ mod tests {
             ),
             (
                 refused(|c| {
-                    c.rope_scaling = Some(RopeScaling { high_freq_factor: 1.0, ..scaling })
+                    c.rope_scaling = Some(RopeScaling::Llama3(Llama3Scaling {
+                        high_freq_factor: 1.0,
+                        ..scaling
+                    }))
                 }),
                 "high_freq_factor is 1",
                 "LLaMA 3.1",
             ),
             (
-                refused(|c| c.rope_scaling = Some(RopeScaling { factor: 0.0, ..scaling })),
+                refused(|c| {
+                    c.rope_scaling =
+                        Some(RopeScaling::Llama3(Llama3Scaling { factor: 0.0, ..scaling }))
+                }),
                 "factor is 0",
                 "LLaMA 3.1",
             ),
             (
                 refused(|c| {
-                    c.rope_scaling = Some(RopeScaling { original_max_seq_len: 0, ..scaling });
+                    c.rope_scaling = Some(RopeScaling::Llama3(Llama3Scaling {
+                        original_max_seq_len: 0,
+                        ..scaling
+                    }));
                 }),
                 "original_max_seq_len is 0",
                 "8192",
@@ -330,12 +405,18 @@ mod tests {
     #[test]
     fn the_count_is_the_sum_of_the_parameters_and_of_the_parts() {
         for name in ["tiny", "3m", "8m", "llama3.2-1b", "llama3-8b"] {
-            let config = preset(name).unwrap();
-            let listed: u64 =
-                config.parameters().iter().map(|p| p.shape.iter().product::<usize>() as u64).sum();
-            assert_eq!(config.param_count(), listed, "{name}");
-            let parts: u64 = config.param_breakdown().iter().map(|(_, n)| n).sum();
-            assert_eq!(config.param_count(), parts, "{name}");
+            for biases in [[false, false], [true, false], [true, true]] {
+                let [attention_bias, mlp_bias] = biases;
+                let config = LlamaConfig { attention_bias, mlp_bias, ..preset(name).unwrap() };
+                let listed: u64 = config
+                    .parameters()
+                    .iter()
+                    .map(|p| p.shape.iter().product::<usize>() as u64)
+                    .sum();
+                assert_eq!(config.param_count(), listed, "{name}");
+                let parts: u64 = config.param_breakdown().iter().map(|(_, n)| n).sum();
+                assert_eq!(config.param_count(), parts, "{name}");
+            }
         }
     }
 

@@ -51,6 +51,9 @@ pub enum ModelError {
         /// The devices that this program does have.
         available: Vec<&'static str>,
     },
+    /// A GGUF file is damaged or not what is read here.
+    #[error(transparent)]
+    Gguf(Box<caravan_gguf::GgufError>),
     /// A file or folder could not be read or written.
     #[error("cannot {action} `{path}`: {source}\nhelp: {help}")]
     Io {
@@ -168,6 +171,12 @@ pub enum ModelError {
         /// The number format.
         dtype: &'static str,
     },
+}
+
+impl From<caravan_gguf::GgufError> for ModelError {
+    fn from(error: caravan_gguf::GgufError) -> Self {
+        Self::Gguf(Box::new(error))
+    }
 }
 
 fn nearest(name: &Option<&'static str>) -> String {

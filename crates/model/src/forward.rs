@@ -64,6 +64,23 @@ pub trait Forward: Debug {
     /// If the cache has no room for `s` more positions, or is for another number of sequences, or if sequences are cut over
     /// ranks ([`Attend`](crate::Attend)).
     fn extend(&self, tokens: Tensor<2, Int>, cache: &mut KvCache, which: Positions) -> Tensor<3>;
+
+    /// One more token of each of several sequences, which may differ in length: `tokens[i]` goes on with `caches[i]`, a cache
+    /// of one sequence. The same as [`extend`](Self::extend) of each alone, up to the rounding of products over more rows.
+    ///
+    /// # Shapes
+    /// - tokens: `[n, 1]`
+    /// - returns `[n, 1, vocab_size]`
+    ///
+    /// # Panics
+    /// As [`extend`](Self::extend), and if there are not as many tokens as caches.
+    fn extend_each(&self, tokens: Tensor<2, Int>, caches: &mut [&mut KvCache]) -> Tensor<3> {
+        assert_eq!(tokens.dims(), [caches.len(), 1], "one token for each cache");
+        let one = |(i, cache): (usize, &mut &mut KvCache)| {
+            self.extend(tokens.clone().narrow(0, i, 1), cache, Positions::Last)
+        };
+        Tensor::cat(caches.iter_mut().enumerate().map(one).collect(), 0)
+    }
 }
 
 impl Forward for Llama {
@@ -115,5 +132,19 @@ impl Forward for Llama {
             x = x.narrow(1, s - 1, 1);
         }
         self.head.forward(x, self.tied_weight())
+    }
+
+    /// The tokens go through the weights as the positions of one sequence; only attention tells them apart.
+    fn extend_each(&self, tokens: Tensor<2, Int>, caches: &mut [&mut KvCache]) -> Tensor<3> {
+        let n = caches.len();
+        assert_eq!(tokens.dims(), [n, 1], "one token for each cache");
+        let starts: Vec<usize> = caches.iter().map(|cache| cache.start(1, 1)).collect();
+        let mut x = self.embed.forward(tokens.reshape([1, n]));
+        for (i, block) in self.blocks.iter().enumerate() {
+            let layers = caches.iter_mut().map(|cache| &mut cache.layers[i]);
+            x = block.extend_each(x, layers, &starts);
+        }
+        caches.iter_mut().for_each(|cache| cache.advance(1));
+        self.head.forward(x, self.tied_weight()).swap_dims(0, 1)
     }
 }

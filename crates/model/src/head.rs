@@ -49,6 +49,11 @@ impl Head {
         Self { norm, output, kernels, ends: Ends::default(), vocab_size }
     }
 
+    /// Another projection, of `n_outputs` columns over all ranks.
+    pub(crate) fn replace_output(&mut self, output: Linear, n_outputs: usize) {
+        (self.output, self.vocab_size) = (Some(output), n_outputs);
+    }
+
     /// Whether [`forward`](Self::forward) and the losses need the embedding's weight.
     pub fn is_tied(&self) -> bool {
         self.output.is_none()

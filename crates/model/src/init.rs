@@ -17,6 +17,13 @@ const CHUNK: usize = 1 << 14;
 pub enum Init {
     /// All one: the gain of a norm.
     Ones,
+    /// All zero: a bias.
+    Zeros,
+    /// Uniform between `-bound` and `bound`.
+    Uniform {
+        /// The largest size.
+        bound: f64,
+    },
     /// Normal with mean 0.
     Normal {
         /// Standard deviation.
@@ -26,12 +33,15 @@ pub enum Init {
 
 /// The distribution of the parameter at `path`.
 ///
-/// Norms are ones and matrices normal with `init_std`, but those that write into the residual stream (`wo`, `w_down`) are
+/// Norms are ones, biases zeros, and matrices normal with `init_std`, but those that write into the residual stream (`wo`, `w_down`) are
 /// smaller by `sqrt(2 * n_layers)`, the number of such additions.
 ///
 /// # Reference
 /// Radford et al., "Language Models are Unsupervised Multitask Learners" (GPT-2), 2019, section 2.3.
 pub fn distribution(config: &LlamaConfig, path: &str) -> Init {
+    if path.ends_with(".bias") {
+        return Init::Zeros;
+    }
     let layer = path.strip_suffix(".weight").unwrap_or(path).rsplit('.').next().unwrap_or(path);
     match layer {
         "attention_norm" | "ffn_norm" | "norm" => Init::Ones,
@@ -46,6 +56,14 @@ pub fn distribution(config: &LlamaConfig, path: &str) -> Init {
 pub fn fill(init: Init, seed: u64, path: &str, start: u64, out: &mut [f32]) {
     match init {
         Init::Ones => out.fill(1.0),
+        Init::Zeros => out.fill(0.0),
+        Init::Uniform { bound } => {
+            let stream = fnv1a(path.as_bytes());
+            for (i, out) in (start..).zip(out) {
+                let unit = words(seed, stream, i / 4)[(i % 4) as usize];
+                *out = (bound * (2.0 * unit - 1.0)) as f32;
+            }
+        }
         Init::Normal { std } => {
             let stream = fnv1a(path.as_bytes());
             out.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, out)| {
@@ -71,6 +89,14 @@ fn fill_normal(std: f64, seed: u64, stream: u64, start: u64, out: &mut [f32]) {
     }
 }
 
+/// Four numbers inside (0, 1) from the draw with key `seed` and counter `(draw, stream)`.
+fn words(seed: u64, stream: u64, draw: u64) -> [f64; 4] {
+    let halves = |x: u64| [x as u32, (x >> 32) as u32];
+    let ([d0, d1], [s0, s1]) = (halves(draw), halves(stream));
+    let words = philox4x32([d0, d1, s0, s1], halves(seed));
+    words.map(|w| (f64::from(w) + 0.5) / 4_294_967_296.0)
+}
+
 /// Four standard normals from the draw with key `seed` and counter `(draw, stream)`.
 ///
 /// Words `(w0, w1)` and `(w2, w3)` each give a pair `r cos(a), r sin(a)`, `r = sqrt(-2 ln u0)`, `a = 2 pi u1`,
@@ -79,10 +105,7 @@ fn fill_normal(std: f64, seed: u64, stream: u64, start: u64, out: &mut [f32]) {
 /// # Reference
 /// Box and Muller, "A Note on the Generation of Random Normal Deviates", 1958.
 fn normals(seed: u64, stream: u64, draw: u64) -> [f64; 4] {
-    let halves = |x: u64| [x as u32, (x >> 32) as u32];
-    let ([d0, d1], [s0, s1]) = (halves(draw), halves(stream));
-    let words = philox4x32([d0, d1, s0, s1], halves(seed));
-    let u = words.map(|w| (f64::from(w) + 0.5) / 4_294_967_296.0);
+    let u = words(seed, stream, draw);
     let pair = |u0: f64, u1: f64| {
         let radius = (-2.0 * u0.ln()).sqrt();
         let (sin, cos) = (TAU * u1).sin_cos();

@@ -34,6 +34,7 @@ mod head;
 pub mod init;
 mod layers;
 mod llama;
+mod lora;
 pub mod params;
 mod philox;
 mod presets;
@@ -43,7 +44,7 @@ mod vocab;
 mod weights;
 
 // The configuration and the names of known ones.
-pub use config::{LlamaConfig, ParamInfo, RopeScaling};
+pub use config::{LinearScaling, Llama3Scaling, LlamaConfig, ParamInfo, RopeScaling};
 pub use presets::{PRESETS, preset};
 // The model, whole and in segments.
 pub use attend::{Attend, WholeSequences};
@@ -51,18 +52,19 @@ pub use block::Block;
 pub use caravan_kernels::{AttentionPart, Kernels, SeenKeys};
 pub use embed::Embed;
 pub use head::Head;
-pub use layers::{Linear, Norm};
+pub use layers::{Linear, Lora, Norm};
 pub use llama::Llama;
+pub use lora::{LoraConfig, TARGETS};
 pub use region::{Local, Region};
 pub use rope::{RopeTables, frequencies};
 pub use vocab::{Vocab, Whole};
 // Reading it.
 pub use cache::{KvCache, LayerCache};
 pub use forward::{Forward, Positions};
-// Hugging Face directories.
+// Hugging Face directories and GGUF files.
 pub use weights::{
-    LoadReport, MAX_SHARD_BYTES, SaveReport, SpecialIds, WeightDtype, load_hf, save_hf,
-    save_hf_sharded,
+    EndIds, LoadReport, MAX_SHARD_BYTES, SaveReport, SpecialIds, WeightDtype, chat_template,
+    load_gguf, load_hf, save_hf, save_hf_sharded,
 };
 
 pub use error::ModelError;

@@ -78,35 +78,40 @@ impl Llama {
     ) -> Result<Self, E> {
         config.validate()?;
         let mut make = Maker { device, part, values };
+        let LlamaConfig { attention_bias, mlp_bias, .. } = *config;
         let (d, q, k, ff) = (config.d_model, config.d_query(), config.d_key(), config.d_ff);
         let rope = RopeTables::new(config, device);
         let embed = Embed::new(make.param("embed.weight", [config.vocab_size, d])?);
         let blocks = (0..config.n_layers).map(|layer| {
-            let at = |name: &str| format!("blocks.{layer}.{name}.weight");
+            let at = |name: &str| format!("blocks.{layer}.{name}");
             let weights = BlockWeights {
-                attention_norm: Norm::new(make.param(&at("attention_norm"), [d])?, config.norm_eps),
+                attention_norm: Norm::new(
+                    make.param(&at("attention_norm.weight"), [d])?,
+                    config.norm_eps,
+                ),
                 attention: [
-                    make.linear(&at("wq"), d, q)?,
-                    make.linear(&at("wk"), d, k)?,
-                    make.linear(&at("wv"), d, k)?,
-                    make.linear(&at("wo"), q, d)?,
+                    make.linear(&at("wq"), d, q, attention_bias)?,
+                    make.linear(&at("wk"), d, k, attention_bias)?,
+                    make.linear(&at("wv"), d, k, attention_bias)?,
+                    make.linear(&at("wo"), q, d, attention_bias)?,
                 ],
-                ffn_norm: Norm::new(make.param(&at("ffn_norm"), [d])?, config.norm_eps),
+                ffn_norm: Norm::new(make.param(&at("ffn_norm.weight"), [d])?, config.norm_eps),
                 ffn: [
-                    make.linear(&at("w_gate"), d, ff)?,
-                    make.linear(&at("w_up"), d, ff)?,
-                    make.linear(&at("w_down"), ff, d)?,
+                    make.linear(&at("w_gate"), d, ff, mlp_bias)?,
+                    make.linear(&at("w_up"), d, ff, mlp_bias)?,
+                    make.linear(&at("w_down"), ff, d, mlp_bias)?,
                 ],
             };
             Ok(Block::new(weights, rope.clone(), config.head_dim, kernels))
         });
         let blocks = blocks.collect::<Result<Vec<_>, E>>()?;
         let norm = Norm::new(make.param("head.norm.weight", [d])?, config.norm_eps);
-        let output = match config.tie_embeddings {
+        let n_outputs = config.n_outputs();
+        let output = match config.ties_output() {
             true => None,
-            false => Some(make.linear("head.output.weight", d, config.vocab_size)?),
+            false => Some(make.linear("head.output", d, n_outputs, false)?),
         };
-        let head = Head::new(norm, output, config.vocab_size, kernels);
+        let head = Head::new(norm, output, n_outputs, kernels);
         Ok(Self { embed, blocks, head, config: config.clone() })
     }
 
@@ -186,6 +191,13 @@ impl Llama {
         params::map_flat(self, f)
     }
 
+    /// The same model whose parameters are trained where `is_trained(path)` is true, and frozen elsewhere: no gradient is
+    /// computed for them, and no optimizer changes them.
+    #[must_use]
+    pub fn freeze(self, is_trained: &dyn Fn(&str) -> bool) -> Self {
+        params::freeze(self, is_trained)
+    }
+
     /// The same model with other kernels.
     #[must_use]
     pub fn with_kernels(mut self, kernels: Kernels) -> Self {
@@ -233,7 +245,16 @@ impl<E> Maker<'_, E> {
         Ok(Param::from_data(TensorData::new(values, shape), self.device))
     }
 
-    fn linear(&mut self, path: &str, d_in: usize, d_out: usize) -> Result<Linear, E> {
-        Ok(Linear { weight: self.param(path, [d_in, d_out])? })
+    /// The layer at `path`, its weight and its bias in this order.
+    fn linear(
+        &mut self,
+        path: &str,
+        d_in: usize,
+        d_out: usize,
+        has_bias: bool,
+    ) -> Result<Linear, E> {
+        let weight = self.param(&format!("{path}.weight"), [d_in, d_out])?;
+        let bias = has_bias.then(|| self.param(&format!("{path}.bias"), [d_out])).transpose()?;
+        Ok(Linear { weight, bias, lora: None })
     }
 }

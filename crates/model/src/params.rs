@@ -23,11 +23,26 @@ impl Path {
     }
 }
 
+/// Whether a parameter is frozen: on an autodiff device, and yet no gradient is recorded for it.
+fn is_frozen<const D: usize>(value: &Tensor<D>) -> bool {
+    value.is_autodiff() && !value.is_require_grad()
+}
+
 /// Path and shape of every parameter of a module, in visit order.
 pub(crate) fn list(module: &impl Module) -> Vec<ParamInfo> {
+    listed(module, false)
+}
+
+/// Path and shape of every parameter of a module that is not frozen, in visit order.
+pub fn trained(module: &impl Module) -> Vec<ParamInfo> {
+    listed(module, true)
+}
+
+fn listed(module: &impl Module, only_trained: bool) -> Vec<ParamInfo> {
     struct List {
         path: Path,
         infos: Vec<ParamInfo>,
+        only_trained: bool,
     }
     impl ModuleVisitor for List {
         fn enter_module(&mut self, name: &str, _container_type: &str) {
@@ -37,11 +52,14 @@ pub(crate) fn list(module: &impl Module) -> Vec<ParamInfo> {
             self.path.pop();
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let shape = param.val().dims().to_vec();
-            self.infos.push(ParamInfo { path: self.path.dotted(), shape });
+            let value = param.val();
+            if !(self.only_trained && is_frozen(&value)) {
+                let shape = value.dims().to_vec();
+                self.infos.push(ParamInfo { path: self.path.dotted(), shape });
+            }
         }
     }
-    let mut list = List { path: Path::default(), infos: Vec::new() };
+    let mut list = List { path: Path::default(), infos: Vec::new(), only_trained };
     module.visit(&mut list);
     list.infos
 }
@@ -50,7 +68,17 @@ pub(crate) fn list(module: &impl Module) -> Vec<ParamInfo> {
 ///
 /// `values` is flat, row-major and plain: no gradient is recorded. It shares the parameter's memory where the backend can.
 pub fn flat(module: &impl Module, f: &mut dyn FnMut(&str, &[usize], Tensor<1>)) {
+    visit(module, false, f);
+}
+
+/// As [`flat`], without those that are frozen.
+pub fn flat_trained(module: &impl Module, f: &mut dyn FnMut(&str, &[usize], Tensor<1>)) {
+    visit(module, true, f);
+}
+
+fn visit(module: &impl Module, only_trained: bool, f: &mut dyn FnMut(&str, &[usize], Tensor<1>)) {
     struct Flat<'a> {
+        only_trained: bool,
         path: Path,
         f: &'a mut dyn FnMut(&str, &[usize], Tensor<1>),
     }
@@ -62,12 +90,16 @@ pub fn flat(module: &impl Module, f: &mut dyn FnMut(&str, &[usize], Tensor<1>)) 
             self.path.pop();
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let values = param.val().inner();
+            let value = param.val();
+            if self.only_trained && is_frozen(&value) {
+                return;
+            }
+            let values = value.inner();
             let dims = values.dims();
             (self.f)(&self.path.dotted(), &dims, values.reshape([dims.iter().product::<usize>()]));
         }
     }
-    module.visit(&mut Flat { path: Path::default(), f });
+    module.visit(&mut Flat { only_trained, path: Path::default(), f });
 }
 
 /// Replaces every parameter of a module by `f(path, shape, values)`, in visit order.
@@ -81,7 +113,47 @@ pub fn map_flat<M: Module>(
     module: M,
     f: &mut dyn FnMut(&str, &[usize], Tensor<1>) -> Tensor<1>,
 ) -> M {
+    mapped(module, false, f)
+}
+
+/// As [`map_flat`]; those that are frozen stay as they are.
+///
+/// # Panics
+/// As [`map_flat`].
+pub fn map_trained<M: Module>(
+    module: M,
+    f: &mut dyn FnMut(&str, &[usize], Tensor<1>) -> Tensor<1>,
+) -> M {
+    mapped(module, true, f)
+}
+
+/// The module whose parameters are frozen where `is_trained(path)` is false, and trained where it is true.
+pub fn freeze<M: Module>(module: M, is_trained: &dyn Fn(&str) -> bool) -> M {
+    struct Freeze<'a> {
+        path: Path,
+        is_trained: &'a dyn Fn(&str) -> bool,
+    }
+    impl ModuleMapper for Freeze<'_> {
+        fn enter_module(&mut self, name: &str, _container_type: &str) {
+            self.path.push(name);
+        }
+        fn exit_module(&mut self, _name: &str, _container_type: &str) {
+            self.path.pop();
+        }
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            param.set_require_grad((self.is_trained)(&self.path.dotted()))
+        }
+    }
+    module.map(&mut Freeze { path: Path::default(), is_trained })
+}
+
+fn mapped<M: Module>(
+    module: M,
+    only_trained: bool,
+    f: &mut dyn FnMut(&str, &[usize], Tensor<1>) -> Tensor<1>,
+) -> M {
     struct Map<'a> {
+        only_trained: bool,
         path: Path,
         f: &'a mut dyn FnMut(&str, &[usize], Tensor<1>) -> Tensor<1>,
     }
@@ -93,6 +165,9 @@ pub fn map_flat<M: Module>(
             self.path.pop();
         }
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            if self.only_trained && is_frozen(&param.val()) {
+                return param;
+            }
             let (id, value, mapper) = param.consume();
             let (is_autodiff, is_trained) = (value.is_autodiff(), value.is_require_grad());
             let dims = value.dims();
@@ -107,5 +182,5 @@ pub fn map_flat<M: Module>(
             Param::from_mapped_value(id, value, mapper)
         }
     }
-    module.map(&mut Map { path: Path::default(), f })
+    module.map(&mut Map { only_trained, path: Path::default(), f })
 }

@@ -4,7 +4,7 @@
 //! weights; the tests hold the parameter counts against the published ones. `15m` and `110m` have the shapes of
 //! llama2.c's `stories15M` and `stories110M`; `8m` and `46m` those of the throughput comparison with PyTorch.
 
-use crate::{LlamaConfig, ModelError, RopeScaling};
+use crate::{Llama3Scaling, LlamaConfig, ModelError, RopeScaling};
 
 /// Names of all presets, small to large within a family.
 pub const PRESETS: [&str; 21] = [
@@ -90,6 +90,9 @@ fn small(
         rope_scaling: None,
         norm_eps: 1e-5,
         tie_embeddings: false,
+        attention_bias: false,
+        mlp_bias: false,
+        n_classes: None,
         max_seq_len,
         init_std: 0.02,
     }
@@ -124,12 +127,12 @@ fn llama3(d_model: usize, n_layers: usize, n_heads: usize, d_ff: usize) -> Llama
 /// LLaMA 3.1's context of 131,072 tokens out of 8,192.
 fn stretched(mut config: LlamaConfig, factor: f64) -> LlamaConfig {
     config.max_seq_len = 131072;
-    config.rope_scaling = Some(RopeScaling {
+    config.rope_scaling = Some(RopeScaling::Llama3(Llama3Scaling {
         factor,
         low_freq_factor: 1.0,
         high_freq_factor: 4.0,
         original_max_seq_len: 8192,
-    });
+    }));
     config
 }
 

@@ -9,7 +9,7 @@ use std::ops::Range;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::{LlamaConfig, RopeScaling};
+use crate::{Llama3Scaling, LlamaConfig, RopeScaling};
 
 /// Cosine and sine of every position's angles. Cloning shares the memory.
 ///
@@ -78,7 +78,7 @@ impl RopeTables {
     }
 }
 
-/// Radians per position of each pair: `theta^(-2 i / head_dim)`, then scaled as LLaMA 3.1 does where `scaling` is given.
+/// Radians per position of each pair: `theta^(-2 i / head_dim)`, then scaled where `scaling` is given.
 ///
 /// # Reference
 /// Su et al., "RoFormer", 2021, section 3.2.2; for the scaling `apply_scaling` of the Llama 3.1 release
@@ -86,13 +86,17 @@ impl RopeTables {
 pub fn frequencies(theta: f64, head_dim: usize, scaling: Option<RopeScaling>) -> Vec<f64> {
     let base = |pair: usize| theta.powf(-((2 * pair) as f64) / head_dim as f64);
     (0..head_dim / 2)
-        .map(|pair| scaling.map_or(base(pair), |scaling| scaled(base(pair), scaling)))
+        .map(|pair| match scaling {
+            None => base(pair),
+            Some(RopeScaling::Linear(linear)) => base(pair) / linear.factor,
+            Some(RopeScaling::Llama3(scaling)) => scaled(base(pair), scaling),
+        })
         .collect()
 }
 
 /// Short wavelengths stay, long ones are stretched by `factor`, those between are blended linearly in
 /// `original_max_seq_len / wavelength`.
-fn scaled(frequency: f64, scaling: RopeScaling) -> f64 {
+fn scaled(frequency: f64, scaling: Llama3Scaling) -> f64 {
     let original = scaling.original_max_seq_len as f64;
     let wavelength = TAU / frequency;
     if wavelength < original / scaling.high_freq_factor {
@@ -126,14 +130,14 @@ mod tests {
         // wavelengths are 2 pi = 6.28, 22.27, 8 pi^2 = 78.96 and 279.9. With an original length of 64 and factors 1
         // and 4, below 16 nothing changes, above 64 all is divided by 8, and 22.27 is blended with
         // smooth = (64 / 22.2733 - 1) / 3 = 0.624467: 0.282095 * (0.375533 / 8 + 0.624467) = 0.189401.
-        let scaling = RopeScaling {
+        let scaling = Llama3Scaling {
             factor: 8.0,
             low_freq_factor: 1.0,
             high_freq_factor: 4.0,
             original_max_seq_len: 64,
         };
         let pi4 = 2.0 * TAU;
-        let found = frequencies(pi4 * pi4, 8, Some(scaling));
+        let found = frequencies(pi4 * pi4, 8, Some(RopeScaling::Llama3(scaling)));
         let expected = [1.0, 0.189401, 1.0 / pi4 / 8.0, pi4.powf(-1.5) / 8.0];
         for (f, expected) in found.iter().zip(expected) {
             assert!((f - expected).abs() < 2e-6, "{f} is not {expected}");

@@ -80,7 +80,7 @@ impl ParamGroups {
 }
 
 /// Whole-text match where `*` stands for any run of characters.
-fn matches(pattern: &str, text: &str) -> bool {
+pub fn matches(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or("");
     let Some(mut rest) = text.strip_prefix(first) else { return false };

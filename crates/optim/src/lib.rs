@@ -37,7 +37,7 @@ mod schedule;
 
 pub use adamw::{AdamW, AdamWConfig, ParamState, Placement};
 pub use error::OptimError;
-pub use groups::{ParamGroups, decays};
+pub use groups::{ParamGroups, decays, matches};
 pub use norm::{
     BLOCK, block_sums, clip_scale, first_not_finite, scale, squared_norm, sum_in_order,
     tensor_block_sums,

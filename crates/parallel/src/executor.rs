@@ -217,13 +217,13 @@ pub(crate) fn backward(
         };
         let mut grads = backward_from(output, gradient);
         gradient = input.grad_remove(&mut grads).expect("a block depends on its input");
-        sink(Segment::Block(index), collect(&block, &format!("blocks.{index}"), &mut grads));
+        give(sink, Segment::Block(index), collect(&block, &format!("blocks.{index}"), &mut grads));
     }
     let Some(embed) = weights.embed() else { return Some(gradient) };
     let embedded = embedded.unwrap_or_else(|| embed.forward(batch.tokens.clone()));
     if embedded.is_tracked() {
         let mut grads = backward_from(embedded, gradient);
-        sink(Segment::Embed, collect(&embed, "embed", &mut grads));
+        give(sink, Segment::Embed, collect(&embed, "embed", &mut grads));
     }
     None
 }
@@ -251,7 +251,7 @@ fn run_head(
         let (path, shape) = ("embed.weight".to_owned(), weight.dims().to_vec());
         sink(Segment::Tied, vec![Gradient { path, shape, values: flat(values) }]);
     }
-    sink(Segment::Head, collect(head, "head", &mut grads));
+    give(sink, Segment::Head, collect(head, "head", &mut grads));
     (nats, gradient)
 }
 
@@ -279,6 +279,13 @@ fn collect<M: Module>(module: &M, prefix: &str, grads: &mut NodeGradients) -> Ve
     let mut collect = Collect { grads, path: vec![prefix.to_owned()], gradients: Vec::new() };
     module.visit(&mut collect);
     collect.gradients
+}
+
+/// Hands over what there is: of a frozen segment nothing.
+fn give(sink: &mut Sink<'_>, segment: Segment, gradients: Vec<Gradient>) {
+    if !gradients.is_empty() {
+        sink(segment, gradients);
+    }
 }
 
 struct Collect<'a> {

@@ -55,7 +55,7 @@ impl Store {
     /// Keeps of `model` the segments of `pieces`.
     pub(crate) fn new(model: Llama, pieces: &[Piece]) -> Self {
         let (config, device) = (model.config().clone(), model.device());
-        let layouts = SegmentLayout::of(&model.parameters());
+        let layouts = SegmentLayout::of(&caravan_model::params::trained(&model));
         let tied = model.head.is_tied();
         let (embed, blocks, head) = model.into_segments();
         let (first, last) = (pieces.iter().any(|p| p.first), pieces.iter().any(|p| p.last));
@@ -94,7 +94,7 @@ impl Store {
         &self.device
     }
 
-    /// The segments held here, in visit order.
+    /// The segments held here that have something to train, in visit order; of them the parameters that are trained.
     pub(crate) fn layouts(&self) -> &[SegmentLayout] {
         &self.layouts
     }
@@ -181,7 +181,9 @@ impl Store {
 
     fn gathered<M: Module>(&self, segment: Segment, module: &M) -> M {
         let Some(sharded) = &self.sharded else { return module.clone() };
-        let layout = self.layout(segment);
+        let Some(layout) = self.layouts.iter().find(|l| l.segment == segment) else {
+            return module.clone(); // frozen
+        };
         let values = sharded.group.all_gather_v(&sharded.parts[&segment]).concat();
         fill(module.clone(), layout, &values, &self.device)
     }
@@ -201,10 +203,12 @@ impl Modules {
         let f = &mut |_: &str, _: &[usize], values| f(values);
         match segment {
             Segment::Embed | Segment::Tied => {
-                caravan_model::params::flat(self.embed.as_ref().expect("held here"), f);
+                caravan_model::params::flat_trained(self.embed.as_ref().expect("held here"), f);
             }
-            Segment::Block(index) => caravan_model::params::flat(&self.blocks[&index], f),
-            Segment::Head => caravan_model::params::flat(self.head.as_ref().expect("held"), f),
+            Segment::Block(index) => caravan_model::params::flat_trained(&self.blocks[&index], f),
+            Segment::Head => {
+                caravan_model::params::flat_trained(self.head.as_ref().expect("held"), f)
+            }
         }
     }
 
@@ -220,15 +224,15 @@ impl Modules {
         match segment {
             Segment::Embed | Segment::Tied => {
                 let embed = self.embed.take().expect("held here");
-                self.embed = Some(caravan_model::params::map_flat(embed, f));
+                self.embed = Some(caravan_model::params::map_trained(embed, f));
             }
             Segment::Block(index) => {
                 let block = self.blocks.remove(&index).expect("held here");
-                self.blocks.insert(index, caravan_model::params::map_flat(block, f));
+                self.blocks.insert(index, caravan_model::params::map_trained(block, f));
             }
             Segment::Head => {
                 let head = self.head.take().expect("held here");
-                self.head = Some(caravan_model::params::map_flat(head, f));
+                self.head = Some(caravan_model::params::map_trained(head, f));
             }
         }
     }
@@ -280,7 +284,10 @@ fn hollow<M: Module>(module: M) -> M {
     struct Hollow;
     impl ModuleMapper for Hollow {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            remake(param, |value| Tensor::empty([0; D], &value.device()))
+            match is_frozen(&param.val()) {
+                true => param,
+                false => remake(param, |value| Tensor::empty([0; D], &value.device())),
+            }
         }
     }
     module.map(&mut Hollow)
@@ -295,6 +302,9 @@ fn fill<M: Module>(module: M, layout: &SegmentLayout, values: &[f32], device: &D
     }
     impl ModuleMapper for Fill<'_> {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            if is_frozen(&param.val()) {
+                return param;
+            }
             let place = self.params.next().expect("a range for every parameter");
             let data =
                 TensorData::new(self.values[place.range.clone()].to_vec(), place.shape.clone());
@@ -303,6 +313,11 @@ fn fill<M: Module>(module: M, layout: &SegmentLayout, values: &[f32], device: &D
     }
     let device = device.clone().without_autodiff();
     module.map(&mut Fill { params: layout.params.iter(), values, device })
+}
+
+/// Frozen weights are on every rank, and never change.
+fn is_frozen<const D: usize>(value: &Tensor<D>) -> bool {
+    value.is_autodiff() && !value.is_require_grad()
 }
 
 /// Puts another plain value into a parameter; whether gradients are recorded stays as it was.

@@ -44,12 +44,14 @@ impl Engine {
     /// Adds the two uses of a tied embedding, lookup first. On a pipeline the first and the last rank hold one sum each;
     /// they exchange them, and both do the same addition and later the same update.
     pub(crate) fn finish_tied(&self, sums: &mut Sums) {
-        if !self.config().tie_embeddings {
+        let is_trained = self.store().layouts().iter().any(|l| l.segment == Segment::Embed);
+        let at_an_end = self.mesh.pipeline.rank() == 0
+            || self.mesh.pipeline.rank() == self.mesh.pipeline.size() - 1;
+        if !self.config().ties_output() || (at_an_end && !is_trained) {
             return;
         }
         let pipeline = &self.mesh.pipeline;
         let last = pipeline.size() - 1;
-        let at_an_end = pipeline.rank() == 0 || pipeline.rank() == last;
         if pipeline.size() > 1 && at_an_end {
             let (own, theirs, peer) = match pipeline.rank() {
                 0 => (Segment::Embed, Segment::Tied, last),

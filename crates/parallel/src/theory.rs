@@ -78,7 +78,7 @@ impl<'a> Theory<'a> {
         let is_last = pieces.iter().any(|piece| piece.last);
         let holds = |segment: Segment| match segment {
             Segment::Embed | Segment::Tied => {
-                pieces.iter().any(|piece| piece.first) || (is_last && config.tie_embeddings)
+                pieces.iter().any(|piece| piece.first) || (is_last && config.ties_output())
             }
             Segment::Block(index) => pieces.iter().any(|piece| piece.blocks.contains(&index)),
             Segment::Head => is_last,
@@ -119,7 +119,7 @@ impl<'a> Theory<'a> {
     fn summed(&self) -> Vec<&SegmentLayout> {
         let embed = |s: &&SegmentLayout| s.segment == Segment::Embed;
         let lookup = self.segments.iter().filter(|s| !embed(s) || self.is_first());
-        let tied = self.config.tie_embeddings && self.is_last();
+        let tied = self.config.ties_output() && self.is_last();
         lookup.chain(self.segments.iter().filter(move |s| tied && embed(s))).collect()
     }
 
@@ -185,7 +185,7 @@ impl<'a> Theory<'a> {
         let uses = |segment: &SegmentLayout| match segment.segment {
             // Forward and backward; the head does both at once.
             Segment::Embed | Segment::Tied => {
-                let tied = self.config.tie_embeddings && self.is_last();
+                let tied = self.config.ties_output() && self.is_last();
                 2 * usize::from(self.is_first()) + usize::from(tied)
             }
             Segment::Block(_) => 2,
@@ -255,8 +255,11 @@ impl<'a> Theory<'a> {
             bytes += self.n_micro() * (ranks - 1) * rows * 3 * F32;
         }
         if self.layout.sequence_parallel {
-            let norms = 2 * self.n_blocks() + usize::from(self.is_last());
-            bytes += (ranks - 1) * norms * self.config.d_model * F32;
+            // Norms, and the biases that are added to what ranks have summed.
+            let in_block =
+                2 + usize::from(self.config.attention_bias) + usize::from(self.config.mlp_bias);
+            let vectors = in_block * self.n_blocks() + usize::from(self.is_last());
+            bytes += (ranks - 1) * vectors * self.config.d_model * F32;
         }
         let n_params: usize = self.segments.iter().map(|segment| segment.params.len()).sum();
         bytes + (ranks - 1) * n_params * F64
@@ -272,13 +275,13 @@ impl<'a> Theory<'a> {
         let backward = self.pieces.iter().filter(|piece| !piece.first).count();
         let mut bytes = self.n_micro() * (forward + backward) * stream;
         let embed = self.segments.iter().find(|segment| segment.segment == Segment::Embed);
-        if let Some(embed) = embed.filter(|_| self.config.tie_embeddings) {
+        if let Some(embed) = embed.filter(|_| self.config.ties_output()) {
             bytes += self.own(embed) * F32;
         }
         if self.place.pipeline + 1 == ranks {
             bytes += (ranks - 1) * 2 * F64;
         }
-        let copy = usize::from(self.config.tie_embeddings && !self.is_first() && self.is_last());
+        let copy = usize::from(self.config.ties_output() && !self.is_first() && self.is_last());
         let n_params: usize = self.segments.iter().map(|segment| segment.params.len()).sum();
         bytes + (ranks - 1) * (n_params - copy) * F64
     }

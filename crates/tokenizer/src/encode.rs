@@ -19,6 +19,11 @@ pub trait Encode: Debug + Send + Sync {
     /// The token that ends a document, if the vocabulary has one.
     fn eos_id(&self) -> Option<u32>;
 
+    /// Whether a text that a model sees begins with BOS, as the tokenizer's files say. [`Encode::encode`] adds none either way.
+    fn adds_bos(&self) -> bool {
+        self.bos_id().is_some()
+    }
+
     /// The identity of the tokenizer: equal hashes give equal ids for every text.
     fn hash(&self) -> TokenizerHash;
 

@@ -31,6 +31,9 @@ pub enum TokenizerError {
         /// The folder.
         path: PathBuf,
     },
+    /// A GGUF file that is damaged, or holds no tokenizer that is known here.
+    #[error(transparent)]
+    Gguf(Box<caravan_gguf::GgufError>),
     /// A file of no bytes.
     #[error("tokenizer `{}` is empty\nhelp: copy or download the file again", path.display())]
     Empty {
@@ -175,6 +178,12 @@ pub enum TokenizerError {
         /// The largest count.
         limit: u64,
     },
+}
+
+impl From<caravan_gguf::GgufError> for TokenizerError {
+    fn from(error: caravan_gguf::GgufError) -> Self {
+        Self::Gguf(Box::new(error))
+    }
 }
 
 /// Results of this crate.

@@ -4,6 +4,7 @@
 //! ```text
 //! tokenizer.model (SentencePiece) --+                     +-- encode, encode_batch --> Vec<u32>
 //! tokenizer.json (Hugging Face) ----+--> Tokenizer: Encode+-- decode, DecodeStream --> text
+//! model.gguf (either of the two) ---+                     |
 //! text --train_bpe--> TrainedModel -+                     +-- hash (BLAKE3 of the file)
 //!                     ByteTokenizer: Encode, without any file
 //! ```
@@ -34,11 +35,11 @@
 mod bytes;
 mod encode;
 mod error;
+#[cfg(all(feature = "sentencepiece", feature = "huggingface"))]
+mod gguf;
 mod hash;
 #[cfg(feature = "huggingface")]
 mod hugging_face;
-#[cfg(feature = "huggingface")]
-mod prefix;
 #[cfg(feature = "sentencepiece")]
 mod sentence_piece;
 mod sniff;
@@ -51,8 +52,6 @@ pub use bytes::ByteTokenizer;
 pub use encode::Encode;
 pub use error::TokenizerError;
 pub use hash::TokenizerHash;
-#[cfg(feature = "huggingface")]
-pub use prefix::expects_bos;
 pub use sniff::Kind;
 pub use stream::DecodeStream;
 pub use tokenizer::Tokenizer;

@@ -18,11 +18,13 @@ pub struct Tokenizer {
     kind: Kind,
     bytes: Vec<u8>,
     hash: TokenizerHash,
+    adds_bos: bool,
     engine: Box<dyn Engine>,
 }
 
 impl Tokenizer {
-    /// Reads a SentencePiece `.model`, a `tokenizer.json` or a folder that holds one.
+    /// Reads a SentencePiece `.model`, a `tokenizer.json`, a folder that holds one, or the tokenizer of a GGUF file, which
+    /// becomes one of the two: [`kind`](Self::kind) and [`bytes`](Self::bytes) are then those of that form.
     ///
     /// The content decides which it is, not the name. In a folder `tokenizer.model` goes before
     /// `tokenizer.json`, unless it is no SentencePiece model (LLaMA 3 has a tiktoken file of that
@@ -35,6 +37,9 @@ impl Tokenizer {
     /// or of a kind whose feature is not compiled in.
     pub fn load(path: &Path) -> Result<Self> {
         let path = &file_of(path)?;
+        if caravan_gguf::Header::is_gguf(path) {
+            return Self::of_gguf(path);
+        }
         let bytes = std::fs::read(path).map_err(io("reading", path))?;
         Self::new(bytes, path, path.parent())
     }
@@ -45,6 +50,14 @@ impl Tokenizer {
     /// As [`Tokenizer::load`].
     pub fn from_bytes(bytes: impl Into<Vec<u8>>, path: &Path) -> Result<Self> {
         Self::new(bytes.into(), path, None)
+    }
+
+    /// The same tokenizer for a model whose every text begins with BOS, whatever the tokenizer's files say: such are all that
+    /// are trained here.
+    #[must_use]
+    pub fn beginning_with_bos(mut self) -> Self {
+        self.adds_bos = self.engine.bos_id().is_some();
+        self
     }
 
     /// Which kind of file it came from.
@@ -110,9 +123,25 @@ impl Tokenizer {
 
     fn new(bytes: Vec<u8>, path: &Path, folder: Option<&Path>) -> Result<Self> {
         let kind = kind_of(&bytes, path)?;
+        Self::of_kind(kind, bytes, path, folder.map_or(Ends::ByName, Ends::Beside))
+    }
+
+    #[cfg(all(feature = "sentencepiece", feature = "huggingface"))]
+    fn of_gguf(path: &Path) -> Result<Self> {
+        let crate::gguf::Converted { kind, bytes, bos, eos } = crate::gguf::convert(path)?;
+        Self::of_kind(kind, bytes, path, Ends::Stated { bos, eos })
+    }
+
+    #[cfg(not(all(feature = "sentencepiece", feature = "huggingface")))]
+    fn of_gguf(path: &Path) -> Result<Self> {
+        let feature = "sentencepiece,huggingface";
+        Err(TokenizerError::FeatureMissing { path: path.to_owned(), kind: "GGUF file", feature })
+    }
+
+    fn of_kind(kind: Kind, bytes: Vec<u8>, path: &Path, ends: Ends<'_>) -> Result<Self> {
         let hash = TokenizerHash::of(&bytes);
-        let engine = engine(kind, &bytes, path, folder)?;
-        Ok(Self { kind, bytes, hash, engine })
+        let engine = engine(kind, &bytes, path, ends)?;
+        Ok(Self { kind, bytes, hash, adds_bos: engine.adds_bos()?, engine })
     }
 }
 
@@ -127,6 +156,10 @@ impl Encode for Tokenizer {
 
     fn eos_id(&self) -> Option<u32> {
         self.engine.eos_id()
+    }
+
+    fn adds_bos(&self) -> bool {
+        self.adds_bos
     }
 
     fn hash(&self) -> TokenizerHash {
@@ -150,11 +183,33 @@ impl Encode for Tokenizer {
     }
 }
 
+/// Where BOS and EOS of a tokenizer without its own are stated.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    not(all(feature = "sentencepiece", feature = "huggingface")),
+    allow(dead_code, reason = "a reader that is not compiled in reads nothing")
+)]
+pub(crate) enum Ends<'a> {
+    /// Nowhere: tokens with a usual name.
+    ByName,
+    /// In files of this folder, if it has such.
+    Beside(&'a Path),
+    /// Here.
+    Stated {
+        /// Begins a document.
+        bos: Option<u32>,
+        /// Ends one.
+        eos: Option<u32>,
+    },
+}
+
 /// What a kind of tokenizer must do.
 pub(crate) trait Engine: Debug + Send + Sync {
     fn vocab_size(&self) -> usize;
     fn bos_id(&self) -> Option<u32>;
     fn eos_id(&self) -> Option<u32>;
+    /// Whether the files say that a text begins with BOS.
+    fn adds_bos(&self) -> Result<bool>;
     fn encode(&self, text: &str) -> Result<Vec<u32>>;
     fn encode_batch(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>>;
     fn encode_with_special(&self, text: &str) -> Result<Vec<u32>>;
@@ -167,9 +222,9 @@ pub(crate) trait Engine: Debug + Send + Sync {
 
 #[cfg_attr(
     not(feature = "huggingface"),
-    expect(unused_variables, reason = "a reader that is not compiled in reads nothing")
+    allow(unused_variables, reason = "a reader that is not compiled in reads nothing")
 )]
-fn engine(kind: Kind, bytes: &[u8], path: &Path, folder: Option<&Path>) -> Result<Box<dyn Engine>> {
+fn engine(kind: Kind, bytes: &[u8], path: &Path, ends: Ends<'_>) -> Result<Box<dyn Engine>> {
     match kind {
         #[cfg(feature = "sentencepiece")]
         Kind::SentencePiece => {
@@ -177,7 +232,7 @@ fn engine(kind: Kind, bytes: &[u8], path: &Path, folder: Option<&Path>) -> Resul
         }
         #[cfg(feature = "huggingface")]
         Kind::HuggingFace => {
-            Ok(Box::new(crate::hugging_face::HuggingFace::new(bytes, path, folder)?))
+            Ok(Box::new(crate::hugging_face::HuggingFace::new(bytes, path, ends)?))
         }
         #[cfg(not(all(feature = "sentencepiece", feature = "huggingface")))]
         _ => Err(TokenizerError::FeatureMissing {

@@ -40,12 +40,6 @@ pub(crate) fn run(config: &RunConfig) -> Result<()> {
             ),
         ));
     }
-    if run.dtype != "f32" {
-        return Err(TrainError::plan(
-            format!("dtype = \"{}\" is not available for training in this version", run.dtype),
-            "set dtype=f32; exported weights can be bf16 or f16 with `caravan export --dtype`",
-        ));
-    }
     if let Some(limit) = &run.memory_limit {
         parse_bytes(limit)?;
     }

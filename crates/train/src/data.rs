@@ -83,7 +83,7 @@ pub fn loader(config: &RunConfig, plan: &Plan, shards: Arc<ShardSet>) -> Result<
 }
 
 fn given_tokenizer(path: &str, config: &RunConfig) -> Result<Tokenizer> {
-    let tokenizer = Tokenizer::load(Path::new(path))?;
+    let tokenizer = Tokenizer::load(Path::new(path))?.beginning_with_bos();
     if let Some(asked) = config.data.vocab_size
         && asked != tokenizer.vocab_size()
     {
@@ -109,7 +109,7 @@ fn trained_tokenizer(
     let path = dir.join(format!("{}-{vocab_size}.model", &content[..16]));
     if path.exists() {
         observer.event(&Event::Note(&format!("tokenizer: found `{}`", path.display())));
-        return Ok(Tokenizer::load(&path)?);
+        return Ok(Tokenizer::load(&path)?.beginning_with_bos());
     }
     observer.event(&Event::Note(&format!(
         "tokenizer: training {vocab_size} BPE tokens on the training text"
@@ -129,7 +129,7 @@ fn trained_tokenizer(
     })?;
     std::fs::create_dir_all(&dir).map_err(TrainError::io("making folder", &dir))?;
     write_whole(&path, trained.bytes())?;
-    Ok(Tokenizer::load(&path)?)
+    Ok(Tokenizer::load(&path)?.beginning_with_bos())
 }
 
 fn shards(

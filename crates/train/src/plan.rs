@@ -57,11 +57,7 @@ impl Plan {
         let n_micro_batches = config.run.global_batch / config.run.micro_batch;
         let model = model_config(&config)?;
         let layout = check::layout(&config, &model)?;
-        let kernels = choice(
-            "kernels",
-            &config.run.kernels,
-            &[("fused", Kernels::Fused), ("reference", Kernels::Reference)],
-        )?;
+        let kernels = kernels(&config)?;
         let packing = choice(
             "packing",
             &config.data.packing,
@@ -233,6 +229,22 @@ impl Plan {
             ),
         );
         out
+    }
+}
+
+/// The arithmetic that `kernels` and `dtype` ask for.
+fn kernels(config: &RunConfig) -> Result<Kernels> {
+    let fused = choice("kernels", &config.run.kernels, &[("fused", true), ("reference", false)])?;
+    let bf16 = choice("dtype", &config.run.dtype, &[("f32", false), ("bf16", true)])?;
+    match (fused, bf16) {
+        (true, true) => Ok(Kernels::FusedBf16),
+        (true, false) => Ok(Kernels::Fused),
+        (false, false) => Ok(Kernels::Reference),
+        (false, true) => Err(TrainError::plan(
+            "dtype = \"bf16\" is a way of the fused kernels, but kernels = \"reference\""
+                .to_owned(),
+            "leave out kernels=reference, or set dtype=f32",
+        )),
     }
 }
 

@@ -189,7 +189,7 @@ impl RunDir {
     /// # Errors
     /// It is missing or damaged.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
-        Ok(Tokenizer::load(&self.path)?)
+        Ok(Tokenizer::load(&self.path)?.beginning_with_bos())
     }
 }
 

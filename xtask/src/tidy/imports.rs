@@ -66,11 +66,12 @@ const ABOVE_CLI: &[&str] = &[
 
 /// One row per crate, lowest first. Rows may be ahead of the crates; a crate without a row fails.
 pub(super) const TABLE: &[Row] = &[
-    Row { name: "tokenizer", may_import: &[], burn: Burn::Never },
+    Row { name: "gguf", may_import: &[], burn: Burn::Never },
+    Row { name: "tokenizer", may_import: &["gguf"], burn: Burn::Never },
     Row { name: "dataset", may_import: &["tokenizer"], burn: Burn::Never },
     Row { name: "kernels", may_import: &[], burn: Burn::May },
     Row { name: "collective", may_import: &[], burn: Burn::May },
-    Row { name: "model", may_import: &["kernels"], burn: Burn::May },
+    Row { name: "model", may_import: &["gguf", "kernels"], burn: Burn::May },
     Row { name: "optim", may_import: &[], burn: Burn::May },
     Row { name: "checkpoint", may_import: &[], burn: Burn::May },
     Row { name: "parallel", may_import: &["collective", "model", "optim"], burn: Burn::May },

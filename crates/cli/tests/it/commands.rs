@@ -47,6 +47,83 @@ fn from_text_to_text() {
 
     ok(&dir, &["export", "--run", "run", "--out", "hf", "--dtype", "bf16"]);
     assert!(dir.join("hf/model.safetensors").exists() && dir.join("hf/tokenizer.model").exists());
+
+    // Many prompts in one batch: each as it would be alone.
+    std::fs::write(dir.join("prompts.jsonl"), "\"The fox\"\n\"A dog\"\n").unwrap();
+    let texts = ok(
+        &dir,
+        &[
+            "generate",
+            "--run",
+            "run",
+            "--prompts",
+            "prompts.jsonl",
+            "--max-tokens",
+            "6",
+            "--temperature",
+            "0",
+        ],
+    );
+    let texts: Vec<serde_json::Value> =
+        texts.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(texts.len(), 2);
+    let whole = format!("The fox{}\n", texts[0]["text"].as_str().unwrap());
+    assert_eq!(whole, from_run);
+
+    let chat = caravan(&dir, &["chat", "--run", "run"]);
+    let text = String::from_utf8_lossy(&chat.stderr).into_owned();
+    assert!(!chat.status.success() && text.contains("--chat-template plain"), "{text}");
+}
+
+#[test]
+fn a_run_becomes_a_classifier() {
+    let (_guard, dir) = folder();
+    ok(&dir, &train_args("run", &["steps=2"]));
+    let rows = |from: usize, to: usize| -> String {
+        let row = |i: usize| match i % 2 {
+            0 => format!("{i} good good\tup\n"),
+            _ => format!("{i} bad bad\tdown\n"),
+        };
+        (from..to).map(row).collect()
+    };
+    std::fs::write(dir.join("train.tsv"), rows(0, 64)).unwrap();
+    std::fs::write(dir.join("dev.tsv"), rows(64, 84)).unwrap();
+    let train = [
+        "finetune",
+        "classify",
+        "--run",
+        "run",
+        "--train",
+        "train.tsv",
+        "--dev",
+        "dev.tsv",
+        "--out",
+        "c",
+        "method=full",
+        "peak_lr=3e-3",
+        "epochs=4",
+        "batch=8",
+        "evals_per_epoch=1",
+        "truncate=head",
+    ];
+    let said = ok(&dir, &train);
+    assert!(said.contains("accuracy 1.0000"), "{said}");
+    for file in
+        ["classifier.json", "weights.safetensors", "metrics.jsonl", "report.md", "confusion.svg"]
+    {
+        assert!(dir.join("c").join(file).exists(), "{file}");
+    }
+    let again = caravan(&dir, &train);
+    let text = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert!(!again.status.success() && text.contains("`c` already holds a classifier"), "{text}");
+    std::fs::write(dir.join("new.txt"), "99 good good\n98 bad bad\n").unwrap();
+    let labels = ok(&dir, &["finetune", "predict", "--classifier", "c", "--texts", "new.txt"]);
+    let labels: Vec<serde_json::Value> =
+        labels.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(
+        (labels[0]["label"].as_str(), labels[1]["label"].as_str()),
+        (Some("up"), Some("down"))
+    );
 }
 
 #[test]

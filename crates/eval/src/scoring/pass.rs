@@ -51,7 +51,7 @@ pub(super) fn run(
         let columns = lengths[range.start];
         let rows = &rows[range];
         let units: Vec<usize> = rows.iter().map(|row| members[*row].0).collect();
-        let mut cache = cache.expand(&units, columns);
+        let mut cache = cache.select(&units, columns);
         // Some columns at a time.
         let step = (CHUNK_LOGITS / vocab_size / rows.len()).max(1);
         for from in (shared..shared + columns).step_by(step) {

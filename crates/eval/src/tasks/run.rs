@@ -66,7 +66,7 @@ pub struct TaskRun {
 /// A file that cannot be read, a bad row (with its place), too few rows for the shots, a continuation longer than the
 /// context, a prompt that cannot be continued.
 pub fn run_task(
-    model: &dyn Forward,
+    model: &(dyn Forward + Sync),
     tokenizer: &dyn Encode,
     task: &Task,
     path: &Path,
@@ -80,7 +80,7 @@ pub fn run_task(
 /// # Errors
 /// As [`run_task`].
 pub fn run_task_items(
-    model: &dyn Forward,
+    model: &(dyn Forward + Sync),
     tokenizer: &dyn Encode,
     task: &Task,
     path: &Path,
@@ -151,7 +151,7 @@ fn items(task: &Task, path: &Path) -> Result<Vec<Item>, EvalError> {
 type Outcome = Result<(Vec<ItemDetail>, Vec<Metric>, usize), EvalError>;
 
 struct Run<'a> {
-    model: &'a dyn Forward,
+    model: &'a (dyn Forward + Sync),
     tokenizer: &'a dyn Encode,
     task: &'a Task,
     path: &'a Path,

@@ -1,7 +1,7 @@
 use std::ops::ControlFlow;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use caravan_generate::{GenerateError, Sampler, Stop, decode};
+use caravan_generate::{Decoding, GenerateError, Sampler, Stop, decode};
 use caravan_model::{Forward, Kernels, Llama, LlamaConfig, preset};
 
 pub(crate) fn model(vocab_size: usize, max_seq_len: usize, kernels: Kernels) -> Llama {
@@ -38,6 +38,10 @@ pub(crate) fn by_full_passes(
     ids.split_off(prompt.len())
 }
 
+pub(crate) fn how<'a>(ends: &'a [u32], sampler: &'a Sampler, max_tokens: usize) -> Decoding<'a> {
+    Decoding { sampler, max_tokens, ends, n_ids: usize::MAX, window: false }
+}
+
 pub(crate) fn run(
     model: &Llama,
     prompt: &[u32],
@@ -46,7 +50,7 @@ pub(crate) fn run(
     max_tokens: usize,
 ) -> Result<(Vec<u32>, Stop), GenerateError> {
     let mut on_id = |_| Ok(ControlFlow::Continue(()));
-    decode(model, prompt, usize::MAX, eos, sampler, max_tokens, &mut on_id)
+    decode(model, prompt, how(eos.as_slice(), sampler, max_tokens), &mut on_id)
 }
 
 #[test]
@@ -54,7 +58,13 @@ fn the_cache_changes_nothing() {
     let samplers = [
         Sampler::greedy(),
         Sampler { seed: 1, ..Sampler::default() },
-        Sampler { temperature: 0.7, top_k: Some(20), top_p: Some(0.9), seed: 2 },
+        Sampler {
+            temperature: 0.7,
+            top_k: Some(20),
+            top_p: Some(0.9),
+            seed: 2,
+            ..Sampler::default()
+        },
     ];
     for kernels in [Kernels::Reference, Kernels::Fused] {
         let model = model(97, 64, kernels);
@@ -111,7 +121,7 @@ fn it_stops_where_it_should() {
             ControlFlow::Continue(())
         })
     };
-    let broken = decode(&model, &[1, 2, 3], usize::MAX, None, &sampler, 100, &mut on_id).unwrap();
+    let broken = decode(&model, &[1, 2, 3], how(&[], &sampler, 100), &mut on_id).unwrap();
     assert_eq!(broken, (ids[..3].to_vec(), Stop::Callback));
 }
 
@@ -120,7 +130,8 @@ fn ids_beyond_the_tokenizer_are_never_chosen() {
     let model = model(97, 64, Kernels::Fused);
     let sampler = Sampler { temperature: 3.0, ..Sampler::default() };
     let mut on_id = |_| Ok::<_, GenerateError>(ControlFlow::Continue(()));
-    let (ids, _) = decode(&model, &[1], 10, None, &sampler, 60, &mut on_id).unwrap();
+    let (ids, _) =
+        decode(&model, &[1], Decoding { n_ids: 10, ..how(&[], &sampler, 60) }, &mut on_id).unwrap();
     assert!(ids.iter().all(|id| *id < 10) && ids.iter().any(|id| *id > 5), "{ids:?}");
 }
 

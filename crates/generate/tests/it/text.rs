@@ -8,7 +8,8 @@ use crate::decode::model;
 
 fn options(stop: &[&str], max_tokens: usize) -> Options {
     let sampler = Sampler { seed: 4, ..Sampler::default() };
-    Options { sampler, max_tokens, stop: stop.iter().map(|s| (*s).to_owned()).collect() }
+    let stop = stop.iter().map(|s| (*s).to_owned()).collect();
+    Options { sampler, max_tokens, stop, ..Options::default() }
 }
 
 /// The generation and the pieces it was streamed in.

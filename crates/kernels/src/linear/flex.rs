@@ -2,16 +2,15 @@
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
-use burn::backend::ops::FloatTensorOps;
 
-use super::LinearKernels;
+use super::{LinearKernels, Precision, rounding_product};
 
 impl LinearKernels for Flex {
-    fn matrix_product(a: FlexTensor, b: FlexTensor) -> FlexTensor {
+    fn matrix_product(a: FlexTensor, b: FlexTensor, precision: Precision) -> FlexTensor {
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
         if super::amx::takes(&a, &b) {
-            return super::amx::matrix_product(&a, &b);
+            return super::amx::matrix_product(&a, &b, precision);
         }
-        Self::float_matmul(a, b)
+        rounding_product::<Self>(a, b, precision)
     }
 }

@@ -47,7 +47,15 @@ fn value_and_gradients() {
         let (x, w, g) = (noise(m * k, 1), noise(k * n, 2), noise(m * n, 3));
         let wide = |v: &[f32]| v.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
         let (xd, wd, gd) = (wide(&x), wide(&w), wide(&g));
-        for kernels in [Kernels::Reference, Kernels::Fused] {
+        for kernels in [Kernels::Reference, Kernels::Fused, Kernels::FusedBf16] {
+            // Large products see rounded factors (`src/linear/mod.rs` has the rule).
+            let rounds =
+                kernels == Kernels::FusedBf16 && m.min(k).min(n) >= 24 && m * k * n >= 96 * 96 * 96;
+            let seen = |v: &[f64]| match rounds {
+                true => v.iter().map(|x| half::bf16::from_f32(*x as f32).to_f64()).collect(),
+                false => v.to_vec(),
+            };
+            let (xd, wd, gd) = (seen(&xd), seen(&wd), seen(&gd));
             let name = |part: &str| format!("{kernels:?} [{b}, {s}, {k}] x [{k}, {n}]: {part}");
             let x = Tensor::<3>::from_data(TensorData::new(x.clone(), [b, s, k]), &device)
                 .require_grad();

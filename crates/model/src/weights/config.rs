@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::WeightDtype;
-use crate::{LlamaConfig, ModelError, RopeScaling};
+use crate::{LinearScaling, Llama3Scaling, LlamaConfig, ModelError, RopeScaling};
 
 /// Ids of the tokens that begin and end a document, as far as a model has them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +27,9 @@ pub(super) struct Read {
     /// What was understood but has no effect here.
     pub(super) notes: Vec<String>,
 }
+
+/// Architectures whose function is that of [`LlamaConfig`], by `model_type`; Mistral as long as no window cuts its context.
+const MODEL_TYPES: [&str; 2] = ["llama", "mistral"];
 
 /// Understands the text of a `config.json`; `path` is for messages.
 pub(super) fn parse(text: &str, path: &Path) -> Result<Read, ModelError> {
@@ -48,6 +51,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Read, ModelError> {
         }
     };
     let max_seq_len = keys.optional_size("max_position_embeddings")?.unwrap_or(2048);
+    let notes = [notes, window(&keys, max_seq_len)?].concat();
     let (rope_theta, rope_scaling) = rope(&keys, max_seq_len)?;
     let config = LlamaConfig {
         vocab_size: keys.size("vocab_size")?,
@@ -61,6 +65,9 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Read, ModelError> {
         rope_scaling,
         norm_eps: keys.optional_number("rms_norm_eps")?.unwrap_or(1e-6),
         tie_embeddings: keys.flag("tie_word_embeddings")?,
+        attention_bias: keys.flag("attention_bias")?,
+        mlp_bias: keys.flag("mlp_bias")?,
+        n_classes: None,
         max_seq_len,
         init_std: keys.optional_number("initializer_range")?.filter(|s| *s > 0.0).unwrap_or(0.02),
     };
@@ -71,21 +78,14 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Read, ModelError> {
 
 /// The keys whose only values we support are the ones that plain LLaMA has.
 fn refuse_unsupported(keys: &Keys<'_>) -> Result<Vec<String>, ModelError> {
-    const ONLY_LLAMA: &str = "only plain LLaMA is read: no biases, no other activation, no sliding window, no quantization";
-    if keys.get("model_type").is_none_or(|v| v != "llama") {
-        return Err(keys.wrong("model_type", "\"llama\"", ONLY_LLAMA));
+    const ONLY_LLAMA: &str =
+        "only LLaMA and what computes the same is read: no other activation, no quantization";
+    let is_known = |v: &Value| MODEL_TYPES.iter().any(|known| v == known);
+    if !keys.get("model_type").is_some_and(is_known) {
+        return Err(keys.wrong("model_type", "\"llama\" or \"mistral\"", ONLY_LLAMA));
     }
     if keys.get("hidden_act").is_some_and(|v| v != "silu") {
         return Err(keys.wrong("hidden_act", "\"silu\"", ONLY_LLAMA));
-    }
-    for key in ["attention_bias", "mlp_bias"] {
-        if keys.flag(key)? {
-            return Err(keys.wrong(key, "false", ONLY_LLAMA));
-        }
-    }
-    if keys.get("sliding_window").is_some() && keys.get("use_sliding_window") != Some(&json!(false))
-    {
-        return Err(keys.wrong("sliding_window", "null", ONLY_LLAMA));
     }
     for key in ["quantization_config", "compression_config"] {
         if keys.get(key).is_some() {
@@ -98,6 +98,23 @@ fn refuse_unsupported(keys: &Keys<'_>) -> Result<Vec<String>, ModelError> {
         notes.push("config.json asks for attention dropout, which this model does not have".into());
     }
     Ok(notes)
+}
+
+/// A sliding window that is as long as the context cuts nothing off.
+fn window(keys: &Keys<'_>, max_seq_len: usize) -> Result<Vec<String>, ModelError> {
+    let Some(window) = keys.optional_size("sliding_window")? else { return Ok(Vec::new()) };
+    if keys.get("use_sliding_window") == Some(&json!(false)) {
+        return Ok(Vec::new());
+    }
+    if window < max_seq_len {
+        let help = format!(
+            "attention over a window is not built; up to {window} positions the model is the same without one: set \"sliding_window\": null and \"max_position_embeddings\": {window}"
+        );
+        return Err(keys.wrong("sliding_window", &format!("null or {max_seq_len} or more"), &help));
+    }
+    Ok(vec![format!(
+        "the sliding window of {window} positions holds the whole context and was left out"
+    )])
 }
 
 /// Base and scaling of the rotary embedding from either form.
@@ -132,18 +149,22 @@ fn rope(keys: &Keys<'_>, max_seq_len: usize) -> Result<(f64, Option<RopeScaling>
         None | Some("default") => Ok((theta, None)),
         Some("llama3") => {
             let original = inner.optional_size("original_max_position_embeddings")?;
-            let scaling = RopeScaling {
+            let scaling = Llama3Scaling {
                 factor: inner.number("factor")?,
                 low_freq_factor: inner.number("low_freq_factor")?,
                 high_freq_factor: inner.number("high_freq_factor")?,
                 original_max_seq_len: original.unwrap_or(max_seq_len),
             };
-            Ok((theta, Some(scaling)))
+            Ok((theta, Some(RopeScaling::Llama3(scaling))))
+        }
+        Some("linear") => {
+            let factor = inner.number("factor")?;
+            Ok((theta, Some(RopeScaling::Linear(LinearScaling { factor }))))
         }
         Some(_) => Err(inner.wrong(
             kind_key,
-            "\"default\" or \"llama3\"",
-            "models with other scalings (linear, dynamic, yarn, ...) are not read",
+            "\"default\", \"linear\" or \"llama3\"",
+            "models with other scalings (dynamic, yarn, longrope, ...) are not read",
         )),
     }
 }
@@ -242,7 +263,11 @@ pub(super) fn write(config: &LlamaConfig, dtype: WeightDtype, special: &SpecialI
             let parameters = json!({ "rope_theta": config.rope_theta, "rope_type": "default" });
             (Value::Null, parameters)
         }
-        Some(scaling) => {
+        Some(RopeScaling::Linear(LinearScaling { factor })) => (
+            json!({ "factor": factor, "rope_type": "linear", "type": "linear" }),
+            json!({ "factor": factor, "rope_type": "linear", "rope_theta": config.rope_theta }),
+        ),
+        Some(RopeScaling::Llama3(scaling)) => {
             let old = json!({
                 "factor": scaling.factor,
                 "high_freq_factor": scaling.high_freq_factor,
@@ -257,7 +282,7 @@ pub(super) fn write(config: &LlamaConfig, dtype: WeightDtype, special: &SpecialI
     };
     json!({
         "architectures": ["LlamaForCausalLM"],
-        "attention_bias": false,
+        "attention_bias": config.attention_bias,
         "attention_dropout": 0.0,
         "bos_token_id": special.bos,
         "dtype": dtype.torch_name(),
@@ -268,7 +293,7 @@ pub(super) fn write(config: &LlamaConfig, dtype: WeightDtype, special: &SpecialI
         "initializer_range": config.init_std,
         "intermediate_size": config.d_ff,
         "max_position_embeddings": config.max_seq_len,
-        "mlp_bias": false,
+        "mlp_bias": config.mlp_bias,
         "model_type": "llama",
         "num_attention_heads": config.n_heads,
         "num_hidden_layers": config.n_layers,

@@ -16,12 +16,12 @@ pub(super) struct Stored {
 /// # Panics
 /// If the path is none of a LLaMA's.
 pub(super) fn stored(path: &str, shape: &[usize]) -> Stored {
-    let stem = path.strip_suffix(".weight").expect("every parameter is a weight");
+    let (stem, kind) = path.rsplit_once('.').expect("a parameter of a layer");
     let name = match stem.split('.').collect::<Vec<_>>()[..] {
         ["embed"] => EMBEDDING.to_owned(),
         ["head", "norm"] => "model.norm.weight".to_owned(),
         ["head", "output"] => OUTPUT.to_owned(),
-        ["blocks", layer, part] => format!("model.layers.{layer}.{}.weight", inside_block(part)),
+        ["blocks", layer, part] => format!("model.layers.{layer}.{}.{kind}", inside_block(part)),
         _ => panic!("{path} is no parameter of a LLaMA"),
     };
     let transposed = stem != "embed" && shape.len() == 2;
@@ -64,5 +64,8 @@ mod tests {
         let embedding = stored("embed.weight", &[512, 64]);
         assert!(!embedding.transposed && embedding.shape == [512, 64]);
         assert!(!stored("head.norm.weight", &[64]).transposed);
+        let bias = stored("blocks.0.w_down.bias", &[64]);
+        assert_eq!(bias.name, "model.layers.0.mlp.down_proj.bias");
+        assert!(!bias.transposed && bias.shape == [64]);
     }
 }

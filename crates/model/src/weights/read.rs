@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use burn::tensor::Device;
 use caravan_kernels::Kernels;
@@ -15,11 +16,11 @@ use safetensors::tensor::TensorView;
 use serde_json::Value;
 
 use super::names::{EMBEDDING, OUTPUT, Stored, stored};
-use super::{SpecialIds, WeightDtype, config, dtype};
+use super::{EndIds, SpecialIds, WeightDtype, config, dtype};
 use crate::{Llama, LlamaConfig, ModelError};
 
 /// What was read, and what was left.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct LoadReport {
     /// The weight files.
@@ -30,8 +31,14 @@ pub struct LoadReport {
     pub unused: Vec<String>,
     /// Peculiarities that were dealt with, one sentence each.
     pub notes: Vec<String>,
-    /// Ids from `config.json`.
+    /// Ids from `config.json`, or from a GGUF file's metadata.
     pub special: SpecialIds,
+    /// All ids that end a text.
+    pub ends: EndIds,
+    /// Bytes of the weight files.
+    pub n_bytes: u64,
+    /// How long loading took, in seconds.
+    pub secs: f64,
 }
 
 /// Reads a model directory of Hugging Face's transformers: LLaMA in F32, BF16 or F16, in one file or in shards.
@@ -46,6 +53,7 @@ pub fn load_hf(
     kernels: Kernels,
     device: &Device,
 ) -> Result<(Llama, LoadReport), ModelError> {
+    let begun = Instant::now();
     let config_path = dir.join("config.json");
     if !config_path.is_file() {
         return Err(ModelError::NoModel { path: dir.to_owned(), missing: "config.json" });
@@ -65,8 +73,16 @@ pub fn load_hf(
     if read.config.tie_embeddings {
         report.notes.extend(tensors.settle_tied_output());
     }
-    report.unused = tensors.left.into_keys().collect();
+    report.unused = tensors.left.into_keys().filter(|name| !is_buffer(name)).collect();
+    report.ends = EndIds::of_folder(dir)?;
+    report.n_bytes = maps.iter().map(|file| file.len() as u64).sum();
+    report.secs = begun.elapsed().as_secs_f64();
     Ok((model, report))
+}
+
+/// Frequencies that old versions of transformers saved along with the weights; they follow from the configuration.
+fn is_buffer(name: &str) -> bool {
+    name.ends_with(".rotary_emb.inv_freq")
 }
 
 /// Every missing tensor at once, before any is read.
@@ -121,7 +137,7 @@ fn weight_files(dir: &Path) -> Result<(Vec<PathBuf>, Vec<String>), ModelError> {
     Ok((names.into_iter().map(|name| dir.join(name)).collect(), Vec::new()))
 }
 
-fn read_text(path: &Path) -> Result<String, ModelError> {
+pub(super) fn read_text(path: &Path) -> Result<String, ModelError> {
     fs::read_to_string(path).map_err(|source| cannot_read(path, source))
 }
 
@@ -135,13 +151,21 @@ fn cannot_read(path: &Path, source: std::io::Error) -> ModelError {
 
 /// A memory-mapped weight file.
 #[derive(Debug)]
-struct Mapped {
+pub(super) struct Mapped {
     path: PathBuf,
     map: Mmap,
 }
 
 impl Mapped {
-    fn open(path: &Path) -> Result<Self, ModelError> {
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    pub(super) fn open(path: &Path) -> Result<Self, ModelError> {
         let map = File::open(path).and_then(|file| {
             // SAFETY: the map is only read, as bytes, while this function's caller loads the model. Should another process
             // shorten the file meanwhile, the operating system ends ours; nothing else can keep that from happening

@@ -46,7 +46,7 @@ fn last_is_the_last_of_all() {
 
 /// Several continuations of each of two prompts, in one pass, against each whole sequence by itself.
 #[test]
-fn an_expanded_cache_continues_the_rows_it_was_made_of() {
+fn a_selected_cache_continues_the_rows_it_was_made_of() {
     let device = flex();
     let model = wide(&device);
     let prompts = ids(2, 7, 50, &device);
@@ -54,9 +54,9 @@ fn an_expanded_cache_continues_the_rows_it_was_made_of() {
     model.extend(prompts.clone(), &mut cache, Positions::Last);
     let rows = [1, 0, 1];
     let rest = ids(3, 5, 50, &device).flip([1]);
-    let mut expanded = cache.expand(&rows, 5);
-    assert_eq!((expanded.batch(), expanded.len(), expanded.capacity()), (3, 7, 12));
-    let ours = model.extend(rest.clone(), &mut expanded, Positions::All);
+    let mut selected = cache.select(&rows, 5);
+    assert_eq!((selected.batch(), selected.len(), selected.capacity()), (3, 7, 12));
+    let ours = model.extend(rest.clone(), &mut selected, Positions::All);
     for (i, row) in rows.into_iter().enumerate() {
         let rest = rest.clone().narrow(0, i, 1);
         let whole = Tensor::cat(vec![prompts.clone().narrow(0, row, 1), rest], 1);
@@ -66,15 +66,15 @@ fn an_expanded_cache_continues_the_rows_it_was_made_of() {
     }
     // The cache it was made of is as it was.
     let again =
-        host(model.extend(ids(2, 1, 50, &device), &mut cache.expand(&[0, 1], 1), Positions::All));
+        host(model.extend(ids(2, 1, 50, &device), &mut cache.select(&[0, 1], 1), Positions::All));
     let whole = Tensor::cat(vec![prompts, ids(2, 1, 50, &device)], 1);
     assert!(difference(&again, &host(model.logits(whole, None).narrow(1, 7, 1))) <= TOLERANCE);
 }
 
 #[test]
-#[should_panic(expected = "rows [0, 2] of a cache of 2 sequences")]
-fn rows_that_are_not_there_cannot_be_expanded() {
-    let _ = wide(&flex()).new_cache(2, 4).expand(&[0, 2], 1);
+#[should_panic(expected = "a row of 2 sequences")]
+fn rows_that_are_not_there_cannot_be_selected() {
+    let _ = wide(&flex()).new_cache(2, 4).select(&[0, 2], 1);
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use caravan_model::{
-    Forward, Kernels, Llama, LlamaConfig, PRESETS, RopeScaling, SpecialIds, WeightDtype,
-    frequencies, load_hf, preset, save_hf, save_hf_sharded,
+    Forward, Kernels, Llama, Llama3Scaling, LlamaConfig, PRESETS, RopeScaling, SpecialIds,
+    WeightDtype, frequencies, load_gguf, load_hf, preset, save_hf, save_hf_sharded,
 };
 
 use crate::support::{self, difference, flex, host, int, largest};
@@ -13,7 +13,8 @@ use crate::support::{self, difference, flex, host, int, largest};
 fn configs() -> [LlamaConfig; 2] {
     let base = LlamaConfig { init_std: 0.2, max_seq_len: 64, ..preset("tiny").unwrap() };
     let scaling = preset("llama3.1-8b").unwrap().rope_scaling.unwrap();
-    let scaling = RopeScaling { original_max_seq_len: 32, ..scaling };
+    let RopeScaling::Llama3(scaling) = scaling else { panic!("LLaMA 3.1 scales as LLaMA 3") };
+    let scaling = RopeScaling::Llama3(Llama3Scaling { original_max_seq_len: 32, ..scaling });
     [
         LlamaConfig { rope_theta: 500000.0, head_dim: 20, ..base.clone() },
         LlamaConfig { tie_embeddings: true, rope_scaling: Some(scaling), ..base },
@@ -82,5 +83,70 @@ fn python_frequencies_of_every_preset() {
             // Theirs are computed in f32; where a frequency is blended, errors of 1e-7 add up.
             assert!((ours - theirs).abs() <= 2e-6 * ours, "{name}: {ours} is not {theirs}");
         }
+    }
+}
+
+/// Logits of many models: of each a line with its path, then its values.
+fn with_logits(lines: &[String], n: usize) -> Vec<(String, Vec<f32>)> {
+    let of_one = |lines: &[String]| {
+        let values = lines[1..].iter().map(|line| line.parse().expect("a number")).collect();
+        (lines[0].clone(), values)
+    };
+    lines.chunks(n + 1).map(of_one).collect()
+}
+
+fn ids_below(vocab_size: i32) -> (Vec<i32>, String) {
+    let ids: Vec<i32> = (0..40).map(|i| (i * 37 + 11) % vocab_size).collect();
+    let written = ids.iter().map(i32::to_string).collect::<Vec<_>>().join(",");
+    (ids, written)
+}
+
+#[test]
+fn python_transformers_models_of_every_kind() {
+    let device = flex();
+    let root = tempfile::tempdir().unwrap();
+    let (ids, written) = ids_below(160);
+    let test = "python_transformers_models_of_every_kind";
+    let arguments = [root.path().join("in").display().to_string(), written.clone()];
+    let Some(lines) = support::python(test, "variants.py", &arguments) else { return };
+    let models = with_logits(&lines, 40 * 160);
+    assert_eq!(models.len(), 10);
+    let mut exports = vec![written];
+    for (folder, theirs) in &models {
+        let (model, report) = load_hf(Path::new(folder), Kernels::Fused, &device).unwrap();
+        assert!(report.unused.is_empty() && report.n_bytes > 0, "{folder}: {report:?}");
+        let ours = host(model.logits(int(ids.clone(), [1, 40], &device), None));
+        let worst = difference(&ours, theirs);
+        println!("{folder}: logits up to {:.2} agree within {worst:.1e}", largest(theirs));
+        assert!(largest(theirs) > 1.0 && worst <= 1e-4, "{folder}: logits differ by {worst}");
+        let out = root.path().join("out").join(Path::new(folder).file_name().unwrap());
+        save_hf(&model, &out, WeightDtype::F32, &report.special).unwrap();
+        exports.push(out.display().to_string());
+    }
+    let lines = support::python(test, "logits.py", &exports).expect("it ran before");
+    for ((folder, theirs), again) in models.iter().zip(with_logits(&lines, 40 * 160)) {
+        assert!(again.0.starts_with("[] "), "{folder}: missing or left over: {}", again.0);
+        let worst = difference(&again.1, theirs);
+        assert!(worst <= 1e-4, "{folder}: the export's logits differ by {worst}");
+    }
+}
+
+#[test]
+fn python_gguf_files_of_every_type() {
+    let device = flex();
+    let root = tempfile::tempdir().unwrap();
+    let (ids, written) = ids_below(160);
+    let test = "python_gguf_files_of_every_type";
+    let arguments = [root.path().display().to_string(), written];
+    let Some(lines) = support::python(test, "gguf_models.py", &arguments) else { return };
+    let models = with_logits(&lines, 40 * 160);
+    assert_eq!(models.len(), 15);
+    for (path, theirs) in models {
+        let (model, report) = load_gguf(Path::new(&path), Kernels::Fused, &device).unwrap();
+        assert!(report.unused.is_empty(), "{path}: {report:?}");
+        let ours = host(model.logits(int(ids.clone(), [1, 40], &device), None));
+        let worst = difference(&ours, &theirs);
+        println!("{path}: logits up to {:.2} agree within {worst:.1e}", largest(&theirs));
+        assert!(largest(&theirs) > 1.0 && worst <= 1e-4, "{path}: logits differ by {worst}");
     }
 }

@@ -155,9 +155,13 @@ fn special_ids_travel() {
 fn left_over_tensors_are_named() {
     let model = wide(&flex());
     let dir = saved(&model);
-    let extra = "model.layers.0.self_attn.rotary_emb.inv_freq";
+    let extra = "model.layers.0.self_attn.q_norm.weight";
+    // This one is known, and follows from the configuration.
+    let buffer = "model.layers.0.self_attn.rotary_emb.inv_freq";
     rewrite(&dir.path().join("model.safetensors"), |entries| {
-        entries.push((extra.into(), safetensors::Dtype::F32, vec![1], vec![0; 4]));
+        for name in [extra, buffer] {
+            entries.push((name.into(), safetensors::Dtype::F32, vec![1], vec![0; 4]));
+        }
     });
     assert_eq!(load(dir.path()).unwrap().1.unused, [extra]);
 }

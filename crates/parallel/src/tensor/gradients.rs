@@ -9,11 +9,12 @@ use crate::mutation;
 /// Whether each rank of the tensor axis has only its part of the gradient of the parameter at `path`, so that the parts
 /// must be added.
 ///
-/// With sequence parallelism the norms see a part of the sequence on each rank. Everything else is complete where it is: a
-/// slice belongs to one rank, and without sequence parallelism the norms see the same numbers everywhere.
+/// With sequence parallelism norms and the biases of outputs see a part of the sequence on each rank. Everything else is complete where it is: a
+/// slice belongs to one rank, and without sequence parallelism these see the same numbers everywhere.
 pub fn sums_over_tensor_axis(path: &str, sequence_parallel: bool) -> bool {
-    let name = path.strip_suffix(".weight").unwrap_or(path);
-    sequence_parallel && name.ends_with("norm")
+    let is_whole =
+        [".wo.bias", ".w_down.bias", "norm.weight"].iter().any(|end| path.ends_with(end));
+    sequence_parallel && is_whole
 }
 
 /// Completes the gradients of a step over the tensor axis: once per step, after its micro-batches are added up.

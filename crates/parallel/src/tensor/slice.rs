@@ -66,7 +66,7 @@ pub fn part(total: usize, index: usize, count: usize) -> Range<usize> {
 /// The slice of the parameter at `path`, of shape `global_shape`, that rank `rank` of `size` holds.
 ///
 /// Q, K and V are cut by whole heads, their outputs and the feed-forward by the same columns and rows, the vocabulary into
-/// parts that may differ by one token; norms are not cut.
+/// parts that may differ by one token; norms and the biases of outputs are not cut.
 ///
 /// # Panics
 /// For a parameter it has no rule for, and if the degree does not divide what must divide ([`check`]).
@@ -88,18 +88,23 @@ pub fn slice_of(
         Slice { dim: Some(dim), start: tokens.start, extent: tokens.len() }
     };
     let LlamaConfig { n_heads, n_kv_heads, head_dim, d_ff, .. } = *config;
-    let name = path.strip_suffix(".weight").unwrap_or(path);
+    let (name, is_bias) = match path.strip_suffix(".bias") {
+        Some(name) => (name, true),
+        None => (path.strip_suffix(".weight").unwrap_or(path), false),
+    };
+    let whole = Slice { dim: None, start: 0, extent: global_shape[0] };
+    // A bias goes with the columns of its matrix; where ranks hold rows, it is added once to their sum.
+    let columns = usize::from(!is_bias);
     match name.rsplit('.').next().unwrap_or(name) {
+        "wo" | "w_down" if is_bias => whole,
         "embed" => vocabulary(0),
         "output" => vocabulary(1),
-        "wq" => even(1, n_heads, head_dim),
-        "wk" | "wv" => even(1, n_kv_heads, head_dim),
+        "wq" => even(columns, n_heads, head_dim),
+        "wk" | "wv" => even(columns, n_kv_heads, head_dim),
         "wo" => even(0, n_heads, head_dim),
-        "w_gate" | "w_up" => even(1, d_ff, 1),
+        "w_gate" | "w_up" => even(columns, d_ff, 1),
         "w_down" => even(0, d_ff, 1),
-        "attention_norm" | "ffn_norm" | "norm" => {
-            Slice { dim: None, start: 0, extent: global_shape[0] }
-        }
+        "attention_norm" | "ffn_norm" | "norm" => whole,
         _ => panic!("no rule says how tensor parallelism cuts `{path}`"),
     }
 }

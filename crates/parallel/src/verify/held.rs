@@ -110,26 +110,33 @@ pub(super) fn update(
         number(1, "the norm", outcome.grad_norm, one.0.grad_norm),
     ];
     let after = format!(" after update {}", i + 1);
-    compared.extend(parameters(case, engine, parts, &one.1).into_iter().map(|mut compared| {
-        compared.order += first + 2;
-        compared.difference.iter_mut().for_each(|d| d.what.push_str(&after));
-        compared
-    }));
+    // A bias begins at zero: after an update it is that update, in which AdamW divides a gradient's rounding by its own root. It
+    // is held to the size that weights begin with.
+    let least = case.model.init_std;
+    compared.extend(parameters(case, engine, parts, &one.1, least).into_iter().map(
+        |mut compared| {
+            compared.order += first + 2;
+            compared.difference.iter_mut().for_each(|d| d.what.push_str(&after));
+            compared
+        },
+    ));
     compared
 }
 
-/// Parameters or their gradients, `whole` in visit order.
+/// Parameters or their gradients, `whole` in visit order; where rounding is allowed, it is that of numbers of at least the
+/// size `least`.
 pub(super) fn parameters(
     case: &Case,
     engine: &Engine,
     parts: &[Part],
     whole: &[Values],
+    least: f64,
 ) -> Vec<Compared> {
     let compare = |part: &Part| {
         let order = whole.iter().position(|values| values.path == part.path);
         let order = order.expect("one rank has every parameter");
         let mut at = case.at(engine.rank(), order, part.path.clone());
-        (at.largest, at.part) = (largest(&whole[order].values), part.describe());
+        (at.largest, at.part) = (largest(&whole[order].values).max(least), part.describe());
         let expected = part.of_whole(&whole[order].values);
         at.compare(case.demand(), &part.values, &expected, |at| part.index(at))
     };

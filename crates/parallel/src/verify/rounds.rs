@@ -41,7 +41,7 @@ fn first_round(
         let activations = held::activations(case, one, &engine, &stream);
         let loss = held::loss(case, &engine, loss, one.loss);
         let parts = engine.gradient_parts(&sums);
-        let gradients = held::parameters(case, &engine, &parts, &one.gradients);
+        let gradients = held::parameters(case, &engine, &parts, &one.gradients, 0.0);
         (activations, loss, (parts, gradients), engine.ring_work())
     })?;
     let (mut streams, mut losses, mut gradients, mut work) = (vec![], vec![], vec![], vec![]);

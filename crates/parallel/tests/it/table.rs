@@ -27,6 +27,8 @@ pub(crate) struct Case {
     pub(crate) tied: bool,
     pub(crate) n_kv_heads: usize,
     pub(crate) n_layers: usize,
+    /// Whether linear layers have biases.
+    pub(crate) biased: bool,
 }
 
 impl Case {
@@ -46,6 +48,8 @@ impl Case {
             n_kv_heads: self.n_kv_heads,
             n_layers: self.n_layers,
             d_ff: 102,
+            attention_bias: self.biased,
+            mlp_bias: self.biased,
             ..common::config(self.tied)
         }
     }
@@ -70,11 +74,15 @@ pub(crate) const ONE: Layout = Layout {
 };
 
 fn case(n: usize, layout: Layout) -> Case {
-    Case { layout, n, tied: false, n_kv_heads: 2, n_layers: 4 }
+    Case { layout, n, tied: false, n_kv_heads: 2, n_layers: 4, biased: false }
 }
 
 fn tied(case: Case) -> Case {
     Case { tied: true, ..case }
+}
+
+fn biased(case: Case) -> Case {
+    Case { biased: true, ..case }
 }
 
 /// Data, ZeRO, pipeline, accumulation and their products.
@@ -94,7 +102,7 @@ pub(crate) fn exact_cases() -> Vec<Case> {
         tied(case(9, Layout { data: 3, ..ONE })),
         case(4, Layout { data: 2, zero_stage: 1, ..ONE }),
         tied(case(6, Layout { data: 3, zero_stage: 1, ..ONE })),
-        case(6, Layout { data: 3, zero_stage: 2, ..ONE }),
+        biased(case(6, Layout { data: 3, zero_stage: 2, ..ONE })),
         tied(case(4, Layout { data: 4, zero_stage: 2, ..ONE })),
         case(4, Layout { data: 2, zero_stage: 3, ..ONE }),
         tied(case(10, Layout { data: 5, zero_stage: 3, ..ONE })),
@@ -124,6 +132,8 @@ pub(crate) fn close_cases() -> Vec<Case> {
     let gqa = |case: Case| Case { n_kv_heads: 6, ..case };
     vec![
         case(2, Layout { tensor: 2, ..ONE }),
+        biased(case(2, Layout { tensor: 2, ..ONE })),
+        biased(case(2, Layout { tensor: 2, sequence_parallel: true, ..ONE })),
         gqa(tied(case(1, Layout { tensor: 3, ..ONE }))),
         tied(case(2, Layout { tensor: 2, sequence_parallel: true, ..ONE })),
         case(2, Layout { context: 2, ..ONE }),

@@ -44,8 +44,6 @@ impl Ends {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "bos_token": name(self.bos),
             "eos_token": name(self.eos),
-            // Every document of a training run begins with BOS.
-            "add_bos_token": self.bos.is_some(),
         });
         serde_json::to_string_pretty(&config).ok()
     }

@@ -15,7 +15,7 @@ use crate::Kind;
 use crate::encode::unknown_id;
 use crate::error::{Result, TokenizerError};
 use crate::stream::{DecodeStream, DecodeWhole, InvalidBytes, Piece, Pieces, Prefix, Rules};
-use crate::tokenizer::Engine;
+use crate::tokenizer::{Ends as Stated, Engine};
 
 /// A long text is encoded in blocks of about this many bytes, in parallel, where that is exact.
 const BLOCK: usize = 1 << 18;
@@ -42,14 +42,18 @@ enum Entry {
 }
 
 impl HuggingFace {
-    /// Reads a file; `folder` is where files may lie beside it that state BOS and EOS.
-    pub(crate) fn new(bytes: &[u8], path: &Path, folder: Option<&Path>) -> Result<Self> {
+    /// Reads a file.
+    pub(crate) fn new(bytes: &[u8], path: &Path, ends: Stated<'_>) -> Result<Self> {
         let mut plain = parse(bytes, path)?;
         plain.set_encode_special_tokens(true);
         // A file may ask for both, but ids of a text are all its ids and no others.
         plain.with_padding(None);
         plain.with_truncation(None).map_err(engine)?;
-        let ends = Ends::of(&plain, folder)?;
+        let ends = match ends {
+            Stated::ByName => Ends::of(&plain, None)?,
+            Stated::Beside(folder) => Ends::of(&plain, Some(folder))?,
+            Stated::Stated { bos, eos } => Ends { bos, eos },
+        };
         let byte_level = matches!(plain.get_decoder(), Some(DecoderWrapper::ByteLevel(_)));
         Ok(Self {
             entries: entries(&plain),
@@ -149,6 +153,12 @@ impl Engine for HuggingFace {
 
     fn eos_id(&self) -> Option<u32> {
         self.ends.eos
+    }
+
+    /// What the post-processor puts before a text.
+    fn adds_bos(&self) -> Result<bool> {
+        let empty = self.plain.encode_fast("", true).map_err(engine)?;
+        Ok(self.ends.bos.is_some() && empty.get_ids().first().copied() == self.ends.bos)
     }
 
     fn encode(&self, text: &str) -> Result<Vec<u32>> {

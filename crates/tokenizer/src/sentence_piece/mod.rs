@@ -228,6 +228,11 @@ impl Engine for SentencePiece {
         self.eos
     }
 
+    /// Its file cannot say; LLaMA 1 and 2 always do.
+    fn adds_bos(&self) -> Result<bool> {
+        Ok(self.bos.is_some())
+    }
+
     fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let mut out = Vec::new();
         let whole = Stretch { text, drop_prefix: false };

@@ -40,7 +40,8 @@ pub struct RunSection {
     pub global_batch: usize,
     /// Sequences per forward on a rank. Part of the run's identity: it fixes the order of sums.
     pub micro_batch: usize,
-    /// Number format of parameters and arithmetic.
+    /// `f32`, or `bf16`: the factors of linear layers' products are rounded to bf16, forward and backward;
+    /// weights, optimizer state, sums and everything else stay in f32.
     pub dtype: String,
     /// `fused` or `reference`.
     pub kernels: String,

@@ -1,5 +1,7 @@
-//! The f32 matrix product on AMX, whose tiles multiply bf16 and add in f32.
+//! The matrix product on AMX, whose tiles multiply bf16 and add in f32: of f32 in f32 accuracy, or of
+//! f32 rounded to bf16.
 //!
+//! # In f32
 //! An f32 has 24 significant bits, a bf16 has 8, so each factor is exactly (up to its last bit) the
 //! sum of three bf16: `a = a0 + a1 + a2`. Of the nine products the six largest are added,
 //! `a0 b0 + a0 b1 + a1 b0 + a1 b1 + a0 b2 + a2 b0`; what is left out is below `2^-25 |a| |b|`, less
@@ -7,7 +9,12 @@
 //! accuracy, not a mixed-precision one; the tests hold it to the error of the FMA product against
 //! float64. Six tile products still take less than half the time of one on AVX-512 FMA.
 //!
-//! Infinite factors give NaN (`inf - inf` in the split), and results below the smallest normal f32
+//! # In bf16
+//! Each factor is its nearest bf16, and one tile product a step is enough: the product of the rounded
+//! factors is exact in f32, so what is lost is their rounding, `2^-9` of each, and that of the sums.
+//!
+//! # In both
+//! Infinite factors give NaN in f32 (`inf - inf` in the split), and results below the smallest normal f32
 //! are flushed to zero; training is over in the first case and blind to the second.
 //!
 //! Each element is a sum over slices of [`KC`] of the inner dim, in order, each slice in the order
@@ -20,7 +27,9 @@
 //! blocking as in Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008.
 #![allow(unsafe_code)] // strided reads, tile instructions, blocks of one output written by many tasks
 
+mod one;
 mod pack;
+mod three;
 mod tile;
 
 use burn::backend::TensorMetadata;
@@ -31,8 +40,15 @@ use crate::flex_data::{Slot, all_f32, tensor, unwritten, written};
 use pack::{Lanes, Packed, Role, pack_panel};
 use tile::Tiles;
 
-/// Slice of the inner dim that is summed up in tile registers before the result goes to memory.
+use super::{Precision, is_large};
+
+/// Slice of the inner dim that is summed up in tile registers before the result goes to memory. Twice as
+/// much or half of it was slower, for three parts and for one.
 const KC: usize = 512;
+/// Of one part of one element.
+const BF16_BYTES: usize = 2;
+/// bf16 that make an f32.
+const SPLIT: usize = 3;
 /// Lanes of a packed panel, and rows and columns of the block of the result in tile registers.
 const PANEL: usize = 32;
 /// What a task packs for itself: well inside the second-level cache of the CPUs with AMX (2 MiB).
@@ -41,27 +57,21 @@ const OWN_BYTES: usize = 768 << 10;
 const SHARED_BYTES: usize = 32 << 20;
 /// Panels of the shared side that stay in cache while a task goes through its own.
 const GROUP: usize = 8;
-/// Below this many multiplications packing costs more than it gains.
-const SMALLEST: usize = 96 * 96 * 96;
-/// Narrower matrices would fill most of a tile with padding.
-const NARROWEST: usize = 24;
-
 /// Whether the product of these two is done here.
 pub(super) fn takes(a: &FlexTensor, b: &FlexTensor) -> bool {
-    let (a_shape, b_shape) = (a.shape(), b.shape());
-    let (m, k, n) = (a_shape[0], a_shape[1], b_shape[1]);
-    m.min(n).min(k) >= NARROWEST
-        && m * n * k >= SMALLEST
-        && all_f32(&[a, b])
-        && tile::is_available()
+    is_large(&a.shape(), &b.shape()) && all_f32(&[a, b]) && tile::is_available()
 }
 
 /// `a b`, for `a: [m, k]` and `b: [k, n]` that [`takes`] accepted.
-pub(super) fn matrix_product(a: &FlexTensor, b: &FlexTensor) -> FlexTensor {
+pub(super) fn matrix_product(a: &FlexTensor, b: &FlexTensor, precision: Precision) -> FlexTensor {
     let (a, b) = (dense(a), dense(b));
     let (m, k, n) = (a.shape()[0], a.shape()[1], b.shape()[1]);
     let mut c = unwritten(m * n);
-    product(lanes_of(&a, false), lanes_of(&b, true), k, Output::new(&mut c, n));
+    let (rows, columns, output) = (lanes_of(&a, false), lanes_of(&b, true), Output::new(&mut c, n));
+    match precision {
+        Precision::F32 => product::<SPLIT>(rows, columns, k, output),
+        Precision::Bf16 => product::<1>(rows, columns, k, output),
+    }
     // SAFETY: every element lies in the block of exactly one task, which wrote it.
     tensor(unsafe { written(c) }, [m, n])
 }
@@ -105,30 +115,30 @@ impl Output {
     }
 }
 
-/// `c = a b`. The longer side of `c` is cut among the tasks, each of which packs its own share; the
+/// `c = a b`, each factor as `P` bf16. The longer side of `c` is cut among the tasks, each of which packs its own share; the
 /// shorter side is packed once for all.
-fn product(a: Lanes<'_>, b: Lanes<'_>, k: usize, c: Output) {
+fn product<const P: usize>(a: Lanes<'_>, b: Lanes<'_>, k: usize, c: Output) {
     let rows_are_long = a.len() >= b.len();
     let (long, short) = if rows_are_long { (a, b) } else { (b, a) };
     let (long_role, short_role) =
         if rows_are_long { (Role::Left, Role::Right) } else { (Role::Right, Role::Left) };
     let n_panels = short.len().div_ceil(PANEL);
-    let chunk = chunk_of(long.len(), k);
+    let chunk = chunk_of(long.len(), k, P);
     // The inner dim in pieces whose shared side fits; whole slices, so the sums stay the same.
-    let piece = (SHARED_BYTES / (pack::BYTES_PER_ELEMENT * short.len())).max(KC) / KC * KC;
+    let piece = (SHARED_BYTES / (P * BF16_BYTES * short.len())).max(KC) / KC * KC;
     for k0 in (0..k).step_by(piece) {
         let piece = piece.min(k - k0);
-        let shared = Packed::new(n_panels, piece);
+        let shared = Packed::<P>::new(n_panels, piece);
         (0..n_panels * piece.div_ceil(KC)).into_par_iter().for_each(|i| {
             let (slice, panel) = (i / n_panels, i % n_panels);
             let part =
                 short.part(panel * PANEL, PANEL, k0 + slice * KC, KC.min(piece - slice * KC));
             // SAFETY: `isa` of `takes` found AVX-512; each task packs another panel.
-            unsafe { pack_panel(part, short_role, shared.panel(slice, panel)) };
+            unsafe { pack_panel::<P>(part, short_role, shared.panel(slice, panel)) };
         });
         let n_tasks = long.len().div_ceil(chunk);
         (0..n_tasks).into_par_iter().with_max_len(1).for_each_init(
-            || (Packed::new(chunk.div_ceil(PANEL), KC.min(piece)), Tiles::new()),
+            || (Packed::<P>::new(chunk.div_ceil(PANEL), KC.min(piece)), Tiles::new()),
             |(own, tiles), task| {
                 let first = task * chunk;
                 let n_own = chunk.min(long.len() - first).div_ceil(PANEL);
@@ -137,7 +147,7 @@ fn product(a: Lanes<'_>, b: Lanes<'_>, k: usize, c: Output) {
                     for panel in 0..n_own {
                         let part = long.part(first + panel * PANEL, PANEL, k0 + slice * KC, kc);
                         // SAFETY: as above; `own` belongs to this task.
-                        unsafe { pack_panel(part, long_role, own.panel_of(kc, panel)) };
+                        unsafe { pack_panel::<P>(part, long_role, own.panel_of(kc, panel)) };
                     }
                     let add = k0 + slice > 0;
                     for group in (0..n_panels).step_by(GROUP) {
@@ -148,7 +158,7 @@ fn product(a: Lanes<'_>, b: Lanes<'_>, k: usize, c: Output) {
                                 let ((i, left), (j, right)) =
                                     if rows_are_long { ((i, p), (j, q)) } else { ((j, q), (i, p)) };
                                 // SAFETY: both panels hold `kc` packed; the block is this task's.
-                                unsafe { block(tiles, left, right, kc, c, i, j, add) };
+                                unsafe { block::<P>(tiles, left, right, kc, c, i, j, add) };
                             }
                         }
                     }
@@ -159,8 +169,8 @@ fn product(a: Lanes<'_>, b: Lanes<'_>, k: usize, c: Output) {
 }
 
 /// Lanes of the long side that one task takes: as many as fit its cache, evenly for the threads.
-fn chunk_of(long: usize, k: usize) -> usize {
-    let most = (OWN_BYTES / (pack::BYTES_PER_ELEMENT * k.min(KC))).max(PANEL);
+fn chunk_of(long: usize, k: usize, parts: usize) -> usize {
+    let most = (OWN_BYTES / (parts * BF16_BYTES * k.min(KC))).max(PANEL);
     let n_tasks = long.div_ceil(most).next_multiple_of(rayon::current_num_threads());
     long.div_ceil(n_tasks).next_multiple_of(PANEL)
 }
@@ -170,7 +180,7 @@ fn chunk_of(long: usize, k: usize) -> usize {
 /// # Safety
 /// `left` and `right` are panels of `kc`, and nobody else touches the block at `(i, j)`.
 #[allow(clippy::too_many_arguments, reason = "a block is its panels and its place")]
-unsafe fn block(
+unsafe fn block<const P: usize>(
     tiles: &Tiles,
     left: *const u8,
     right: *const u8,
@@ -185,7 +195,7 @@ unsafe fn block(
     let at = unsafe { c.start.add(i * c.columns + j) };
     if rows == PANEL && columns == PANEL {
         // SAFETY: the whole block lies inside the result.
-        unsafe { tiles.multiply(kc, left, right, at, c.columns, add) };
+        unsafe { tiles.multiply::<P>(kc, left, right, at, c.columns, add) };
         return;
     }
     let mut edge = [0f32; PANEL * PANEL];
@@ -198,7 +208,7 @@ unsafe fn block(
         }
     }
     // SAFETY: `edge` is a whole block.
-    unsafe { tiles.multiply(kc, left, right, edge.as_mut_ptr(), PANEL, add) };
+    unsafe { tiles.multiply::<P>(kc, left, right, edge.as_mut_ptr(), PANEL, add) };
     for row in 0..rows {
         for column in 0..columns {
             // SAFETY: inside the result.

@@ -1,19 +1,18 @@
-//! Splitting f32 into three bf16 and laying them out as tiles.
+//! Turning f32 into `P` bf16 and laying them out as tiles: three parts that together are the number,
+//! or one, the nearest bf16.
 //!
 //! A panel is 32 lanes (rows of the left factor or columns of the right one) by `kc`. It is stored
-//! step by step of 32 along `kc`; a step is three parts, a part two tiles of 16 lanes. A tile of the
+//! step by step of 32 along `kc`; a step is `P` parts, a part two tiles of 16 lanes. A tile of the
 //! left factor has a lane per row, one of the right factor a pair of inner indices per row.
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-use super::PANEL;
+use super::{KC, PANEL};
 
 /// Inner indices per step: a tile row holds 32 bf16.
 pub(super) const STEP: usize = 32;
-/// Three bf16 for every f32.
-pub(super) const BYTES_PER_ELEMENT: usize = 6;
 /// 16 rows of 64 bytes.
 const TILE_BYTES: usize = 1024;
 /// Lanes of a tile.
@@ -22,8 +21,10 @@ const HALF: usize = 16;
 const AHEAD_ALONG: usize = 2 * STEP;
 /// How far ahead of its use a row across the lanes is fetched, in rows: one step.
 const AHEAD_ACROSS: usize = STEP;
-/// A step of a panel: two tiles for each of three parts.
-const STEP_BYTES: usize = 6 * TILE_BYTES;
+/// A step of a panel: two tiles for each of `parts` parts.
+const fn step_bytes(parts: usize) -> usize {
+    parts * 2 * TILE_BYTES
+}
 
 /// Lanes of equal length in memory; one of the two steps is 1.
 #[derive(Clone, Copy)]
@@ -84,8 +85,9 @@ pub(super) enum Role {
     Right,
 }
 
-/// Room for the panels of slices of the inner dim; every panel is written before it is read.
-pub(super) struct Packed {
+/// Room for the panels of slices of the inner dim, each of [`KC`](super::KC) but the last; every
+/// panel is written before it is read.
+pub(super) struct Packed<const P: usize> {
     start: *mut u8,
     layout: Layout,
     n_panels: usize,
@@ -93,14 +95,14 @@ pub(super) struct Packed {
 }
 
 // SAFETY: plain memory; tasks write disjoint panels.
-unsafe impl Send for Packed {}
+unsafe impl<const P: usize> Send for Packed<P> {}
 // SAFETY: as above.
-unsafe impl Sync for Packed {}
+unsafe impl<const P: usize> Sync for Packed<P> {}
 
-impl Packed {
+impl<const P: usize> Packed<P> {
     /// Room for `n_panels` panels of `length` inner indices.
     pub(super) fn new(n_panels: usize, length: usize) -> Self {
-        let bytes = n_panels * length.div_ceil(STEP) * STEP_BYTES;
+        let bytes = n_panels * length.div_ceil(STEP) * step_bytes(P);
         let layout = Layout::from_size_align(bytes.max(64), 64).expect("a size that fits memory");
         // SAFETY: the layout is not empty.
         let start = unsafe { alloc(layout) };
@@ -110,10 +112,10 @@ impl Packed {
         Self { start, layout, n_panels, length }
     }
 
-    /// The panel of a slice of [`super::KC`], slices one after the other.
+    /// The panel of a slice, slices one after the other.
     pub(super) fn panel(&self, slice: usize, panel: usize) -> *mut u8 {
-        let before = slice * super::KC / STEP * self.n_panels;
-        let steps = (self.length - slice * super::KC).min(super::KC).div_ceil(STEP);
+        let before = slice * KC / STEP * self.n_panels;
+        let steps = (self.length - slice * KC).min(KC).div_ceil(STEP);
         self.at(before + panel * steps)
     }
 
@@ -123,13 +125,13 @@ impl Packed {
     }
 
     fn at(&self, step: usize) -> *mut u8 {
-        assert!(step * STEP_BYTES < self.layout.size(), "a panel inside the room");
+        assert!(step * step_bytes(P) < self.layout.size(), "a panel inside the room");
         // SAFETY: just checked.
-        unsafe { self.start.add(step * STEP_BYTES) }
+        unsafe { self.start.add(step * step_bytes(P)) }
     }
 }
 
-impl Drop for Packed {
+impl<const P: usize> Drop for Packed<P> {
     fn drop(&mut self) {
         // SAFETY: allocated in `new` with this layout.
         unsafe { dealloc(self.start, self.layout) };
@@ -140,36 +142,36 @@ impl Drop for Packed {
 ///
 /// # Safety
 /// The CPU has AVX-512 F and BW; `out` has room for the panel and nobody else touches it.
-pub(super) unsafe fn pack_panel(lanes: Lanes<'_>, role: Role, out: *mut u8) {
+pub(super) unsafe fn pack_panel<const P: usize>(lanes: Lanes<'_>, role: Role, out: *mut u8) {
     debug_assert!(lanes.n <= PANEL);
     for step in 0..lanes.length.div_ceil(STEP) {
         let length = (lanes.length - step * STEP).min(STEP);
         for half in 0..PANEL / HALF {
             // SAFETY: inside the panel.
-            let tile = unsafe { out.add(step * STEP_BYTES + half * TILE_BYTES) };
+            let tile = unsafe { out.add(step * step_bytes(P) + half * TILE_BYTES) };
             let n = lanes.n.saturating_sub(half * HALF).min(HALF);
             // The address may lie past the data where no lane is left; it is not read then.
             let start = lanes
                 .start
                 .wrapping_add(half * HALF * lanes.lane_step + step * STEP * lanes.inner_step);
             // SAFETY: the caller's promises; `n` lanes of `length` from there lie inside the data.
-            unsafe { pack_tiles(Lanes { start, n, length, ..lanes }, role, tile) };
+            unsafe { pack_tiles::<P>(Lanes { start, n, length, ..lanes }, role, tile) };
         }
     }
 }
 
-/// Packs up to 16 lanes by 32 into three tiles, [`TILE_BYTES`] times two apart.
+/// Packs up to 16 lanes by 32 into `P` tiles, [`TILE_BYTES`] times two apart.
 ///
 /// What is read along the inner dim has a lane per row, the form of the left factor; what is read
 /// across the lanes has a pair of inner indices per row, the form of the right one. The other way
 /// round the rows are transposed on their way out.
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn pack_tiles(lanes: Lanes<'_>, role: Role, out: *mut u8) {
+unsafe fn pack_tiles<const P: usize>(lanes: Lanes<'_>, role: Role, out: *mut u8) {
     let along = lanes.inner_step == 1;
     if along == (role == Role::Left) {
         for row in 0..HALF {
             // SAFETY: the caller's promises.
-            let parts = unsafe { if along { lane(lanes, row) } else { pair(lanes, row) } };
+            let parts: [_; P] = unsafe { if along { lane(lanes, row) } else { pair(lanes, row) } };
             for (i, part) in parts.into_iter().enumerate() {
                 // SAFETY: the caller's room; tiles are 64-byte aligned.
                 unsafe { _mm512_store_si512(out.add(i * 2 * TILE_BYTES + row * 64).cast(), part) };
@@ -177,12 +179,15 @@ unsafe fn pack_tiles(lanes: Lanes<'_>, role: Role, out: *mut u8) {
         }
         return;
     }
-    let [mut first, mut second, mut third] = [[_mm512_setzero_si512(); HALF]; 3];
-    for (row, ((a, b), c)) in first.iter_mut().zip(&mut second).zip(&mut third).enumerate() {
+    let mut parts = [[_mm512_setzero_si512(); HALF]; P];
+    for row in 0..HALF {
         // SAFETY: the caller's promises.
-        [*a, *b, *c] = unsafe { if along { lane(lanes, row) } else { pair(lanes, row) } };
+        let here: [_; P] = unsafe { if along { lane(lanes, row) } else { pair(lanes, row) } };
+        for (part, here) in parts.iter_mut().zip(here) {
+            part[row] = here;
+        }
     }
-    for (i, part) in [&mut first, &mut second, &mut third].into_iter().enumerate() {
+    for (i, part) in parts.iter_mut().enumerate() {
         transpose(part);
         for (row, pairs) in part.iter().enumerate() {
             // SAFETY: as above.
@@ -197,9 +202,9 @@ unsafe fn pack_tiles(lanes: Lanes<'_>, role: Role, out: *mut u8) {
 /// As [`pack_panel`], and the lanes are contiguous along the inner dim.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn lane(lanes: Lanes<'_>, lane: usize) -> [__m512i; 3] {
+unsafe fn lane<const P: usize>(lanes: Lanes<'_>, lane: usize) -> [__m512i; P] {
     if lane >= lanes.n {
-        return [_mm512_setzero_si512(); 3];
+        return [_mm512_setzero_si512(); P];
     }
     let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     let odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
@@ -228,7 +233,7 @@ unsafe fn lane(lanes: Lanes<'_>, lane: usize) -> [__m512i; 3] {
 /// As [`pack_panel`], and neighbouring lanes lie side by side.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn pair(lanes: Lanes<'_>, pair: usize) -> [__m512i; 3] {
+unsafe fn pair<const P: usize>(lanes: Lanes<'_>, pair: usize) -> [__m512i; P] {
     let mask = ((1u32 << lanes.n) - 1) as u16;
     let row = |i: usize| {
         if i >= lanes.length {
@@ -243,11 +248,11 @@ unsafe fn pair(lanes: Lanes<'_>, pair: usize) -> [__m512i; 3] {
     split(row(2 * pair), row(2 * pair + 1))
 }
 
-/// Splits 16 pairs of f32 into three vectors of 16 pairs of bf16, the even one in the lower half.
+/// Splits 16 pairs of f32 into `P` vectors of 16 pairs of bf16, the even one in the lower half.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn split(mut even: __m512, mut odd: __m512) -> [__m512i; 3] {
-    let mut parts = [_mm512_setzero_si512(); 3];
+fn split<const P: usize>(mut even: __m512, mut odd: __m512) -> [__m512i; P] {
+    let mut parts = [_mm512_setzero_si512(); P];
     for part in &mut parts {
         let (e, o) = (round(even), round(odd));
         *part =

@@ -5,7 +5,7 @@ use burn::backend::ops::FloatTensorOps;
 use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::TensorData;
 
-use super::{Output, dense, lanes_of, product, tile};
+use super::{Output, SPLIT, dense, lanes_of, product, tile};
 use crate::flex_data::{floats, tensor, unwritten, written};
 
 /// What a test on a CPU without AMX says instead of passing.
@@ -37,10 +37,14 @@ fn matrix(rows: usize, columns: usize, transposed: bool, seed: u64) -> FlexTenso
 
 /// The product here, also of sizes that `takes` leaves to Burn.
 fn ours(a: &FlexTensor, b: &FlexTensor) -> FlexTensor {
+    parts::<SPLIT>(a, b)
+}
+
+fn parts<const P: usize>(a: &FlexTensor, b: &FlexTensor) -> FlexTensor {
     let (a, b) = (dense(a), dense(b));
     let (m, k, n) = (a.shape()[0], a.shape()[1], b.shape()[1]);
     let mut c = unwritten(m * n);
-    product(lanes_of(&a, false), lanes_of(&b, true), k, Output::new(&mut c, n));
+    product::<P>(lanes_of(&a, false), lanes_of(&b, true), k, Output::new(&mut c, n));
     // SAFETY: the product writes every element.
     tensor(unsafe { written(c) }, [m, n])
 }
@@ -133,4 +137,54 @@ fn views_with_an_offset_and_rows_further_apart() {
     let b = matrix(96, 50, false, 10);
     let copied = ours(&a.to_contiguous(), &b);
     assert_eq!(floats(&ours(&a, &b)), floats(&copied));
+}
+
+/// A matrix of values that bf16 has.
+fn rounded(t: &FlexTensor) -> FlexTensor {
+    let shape = t.shape();
+    let values: Vec<f32> =
+        floats(&t.to_contiguous()).iter().map(|x| half::bf16::from_f32(*x).to_f32()).collect();
+    tensor(values, [shape[0], shape[1]])
+}
+
+#[test]
+fn bf16_is_the_product_of_the_rounded_factors() {
+    if missing("bf16_is_the_product_of_the_rounded_factors") {
+        return;
+    }
+    for (case, (m, n, k)) in
+        [(1, 1, 1), (33, 31, 65), (70, 130, 513), (129, 40, 1100), (257, 96, 288)]
+            .into_iter()
+            .enumerate()
+    {
+        for layout in 0..4 {
+            let a = matrix(m, k, layout & 1 != 0, 1 + case as u64);
+            let b = matrix(k, n, layout & 2 != 0, 100 + case as u64);
+            let (here, exact) = (parts::<1>(&a, &b), (rounded(&a), rounded(&b)));
+            // The sums alone: one unit in the last place of the absolute sum, and more where they are long.
+            let found = error(&exact.0, &exact.1, &here);
+            let sums =
+                error(&exact.0, &exact.1, &Flex::float_matmul(exact.0.clone(), exact.1.clone()));
+            assert!(
+                found <= sums.max(1.2e-7),
+                "[{m}, {k}] x [{k}, {n}], layout {layout}: {found:e}, {sums:e}"
+            );
+        }
+    }
+}
+
+#[test]
+fn bf16_bits_do_not_depend_on_the_threads() {
+    if missing("bf16_bits_do_not_depend_on_the_threads") {
+        return;
+    }
+    let (a, b) = (matrix(300, 700, true, 7), matrix(700, 190, false, 8));
+    let with = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+        pool.install(|| parts::<1>(&a, &b))
+    };
+    let one = with(1);
+    for threads in [2, 3, 5] {
+        assert_eq!(floats(&one), floats(&with(threads)), "{threads} threads");
+    }
 }

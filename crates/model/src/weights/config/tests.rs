@@ -69,14 +69,13 @@ fn dropout_is_noted() {
 fn what_is_not_plain_llama_is_refused_by_key() {
     let scaling = |kind: &str| json!({"rope_type": kind, "factor": 2.0});
     let cases = [
-        ("model_type", json!("mistral")),
+        ("model_type", json!("qwen2")),
         ("hidden_act", json!("gelu")),
-        ("attention_bias", json!(true)),
-        ("mlp_bias", json!(true)),
+        ("attention_bias", json!("yes")),
         ("sliding_window", json!(4096)),
         ("quantization_config", json!({"bits": 4})),
         ("rope_scaling", scaling("yarn")),
-        ("rope_scaling", json!({"type": "linear", "factor": 2.0})),
+        ("rope_scaling", json!({"type": "dynamic", "factor": 2.0})),
         ("rope_scaling", json!("yes")),
         ("rope_scaling", scaling("llama3")),
         ("rope_scaling", json!({"rope_type": "default", "partial_rotary_factor": 0.5})),
@@ -110,4 +109,32 @@ fn what_is_written_reads_back() {
         let found = read(&text).unwrap();
         assert_eq!((found.config, found.special), (config, special), "{name}");
     }
+}
+
+#[test]
+fn relatives_that_compute_the_same_are_read() {
+    let found = read(&changed(&[
+        ("model_type", json!("mistral")),
+        ("attention_bias", json!(true)),
+        ("mlp_bias", json!(true)),
+        ("sliding_window", json!(131_072)),
+        ("rope_scaling", json!({"type": "linear", "factor": 2.0})),
+    ]));
+    let found = found.unwrap();
+    assert!(found.config.attention_bias && found.config.mlp_bias);
+    let scaling = RopeScaling::Linear(LinearScaling { factor: 2.0 });
+    assert_eq!(found.config.rope_scaling, Some(scaling));
+    assert!(
+        found.notes[0].contains("131072 positions holds the whole context"),
+        "{:?}",
+        found.notes
+    );
+    let written = write(&found.config, WeightDtype::F32, &found.special).to_string();
+    assert_eq!(read(&written).unwrap().config, found.config);
+}
+
+#[test]
+fn a_window_that_cuts_the_context_says_how_to_go_on() {
+    let message = read(&changed(&[("sliding_window", json!(4096))])).unwrap_err().to_string();
+    assert!(message.contains("\"max_position_embeddings\": 4096"), "{message}");
 }

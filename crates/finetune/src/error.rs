@@ -1,0 +1,82 @@
+//! What can go wrong while fine-tuning.
+
+use std::path::PathBuf;
+
+/// Errors of this crate. The last line of each message says what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FinetuneError {
+    /// A file cannot be read or written.
+    #[error("cannot {action} `{}`: {source}\nhelp: check the path and its permissions", path.display())]
+    Io {
+        /// `read`, `write`, ...
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A row of a file is not what was expected.
+    #[error("`{}` line {line}: {problem}\nhelp: {help}", path.display())]
+    Row {
+        /// The file.
+        path: PathBuf,
+        /// Its line, counted from 1.
+        line: usize,
+        /// What is wrong.
+        problem: String,
+        /// What to do.
+        help: String,
+    },
+    /// A file as a whole is not what was expected.
+    #[error("`{}`: {problem}\nhelp: {help}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+        /// What to do.
+        help: String,
+    },
+    /// A setting makes no sense.
+    #[error("{key} = {found}: {problem}\nhelp: {help}")]
+    Setting {
+        /// The key.
+        key: String,
+        /// Its value.
+        found: String,
+        /// What is wrong.
+        problem: String,
+        /// What to do.
+        help: String,
+    },
+    /// The loss or a gradient is no number.
+    #[error("step {step}: {what} is not finite ({value})\nhelp: lower peak_lr, or raise warmup")]
+    NotFinite {
+        /// The update.
+        step: u64,
+        /// Which number.
+        what: String,
+        /// Its value.
+        value: f64,
+    },
+    /// The model.
+    #[error(transparent)]
+    Model(#[from] caravan_model::ModelError),
+    /// The optimizer or its schedule.
+    #[error(transparent)]
+    Optim(#[from] caravan_optim::OptimError),
+    /// The tokenizer.
+    #[error(transparent)]
+    Tokenizer(#[from] caravan_tokenizer::TokenizerError),
+}
+
+pub(crate) type Result<T> = std::result::Result<T, FinetuneError>;
+
+pub(crate) fn io(
+    action: &'static str,
+    path: &std::path::Path,
+) -> impl FnOnce(std::io::Error) -> FinetuneError {
+    let path = path.to_owned();
+    move |source| FinetuneError::Io { action, path, source }
+}

@@ -1,0 +1,109 @@
+//! Examples side by side in rows of one length.
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use caravan_parallel::MicroBatch;
+
+/// No target.
+const IGNORE: i32 = -1;
+
+/// An example as ids, and its class by number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Encoded {
+    pub(crate) ids: Vec<u32>,
+    pub(crate) class: usize,
+}
+
+/// Rows in which examples lie one behind the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Packed {
+    seq_len: usize,
+    tokens: Vec<i32>,
+    starts: Vec<i32>,
+    targets: Vec<i32>,
+    /// Of each example, the row and the position of its last token.
+    pub(crate) ends: Vec<(usize, usize)>,
+}
+
+/// Packs examples, each whole, into as few rows as first-fit gives, longest first; the same input gives the same rows.
+///
+/// # Panics
+/// If an example is empty or longer than a row.
+pub(crate) fn pack(examples: &[&Encoded], seq_len: usize) -> Packed {
+    let mut order: Vec<usize> = (0..examples.len()).collect();
+    order.sort_by_key(|i| std::cmp::Reverse(examples[*i].ids.len()));
+    let mut filled: Vec<usize> = Vec::new();
+    let mut places = vec![(0, 0); examples.len()];
+    for i in order {
+        let n = examples[i].ids.len();
+        assert!(n > 0 && n <= seq_len, "an example of {n} tokens in a row of {seq_len}");
+        let row = filled.iter().position(|used| used + n <= seq_len);
+        let row = row.unwrap_or_else(|| {
+            filled.push(0);
+            filled.len() - 1
+        });
+        places[i] = (row, filled[row]);
+        filled[row] += n;
+    }
+    let cells = filled.len() * seq_len;
+    let mut packed = Packed {
+        seq_len,
+        tokens: vec![0; cells],
+        starts: vec![0; cells],
+        targets: vec![IGNORE; cells],
+        ends: Vec::with_capacity(examples.len()),
+    };
+    // What is left of a row attends to itself alone.
+    for (row, used) in filled.iter().enumerate() {
+        packed.starts[row * seq_len + used..(row + 1) * seq_len].fill(*used as i32);
+    }
+    for (example, (row, start)) in examples.iter().zip(places) {
+        let n = example.ids.len();
+        let at = row * seq_len + start;
+        for (slot, id) in packed.tokens[at..at + n].iter_mut().zip(&example.ids) {
+            *slot = *id as i32;
+        }
+        packed.starts[at..at + n].fill(start as i32);
+        packed.targets[at + n - 1] = example.class as i32;
+        packed.ends.push((row, start + n - 1));
+    }
+    packed
+}
+
+impl Packed {
+    /// Rows.
+    pub(crate) fn n_rows(&self) -> usize {
+        self.tokens.len() / self.seq_len
+    }
+
+    /// The rows as tensors.
+    pub(crate) fn micro_batch(&self, device: &Device) -> MicroBatch {
+        let shape = [self.n_rows(), self.seq_len];
+        let tensor = |values: &[i32]| {
+            Tensor::<2, Int>::from_data(TensorData::new(values.to_vec(), shape), device)
+        };
+        MicroBatch {
+            tokens: tensor(&self.tokens),
+            targets: tensor(&self.targets),
+            document_starts: Some(tensor(&self.starts)),
+            n_targets: self.ends.len() as u64,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn examples_lie_whole_and_side_by_side() {
+        let example = |ids: &[u32], class| Encoded { ids: ids.to_vec(), class };
+        let examples =
+            [example(&[1, 2], 0), example(&[3, 4, 5, 6], 1), example(&[7], 2), example(&[8, 9], 1)];
+        let packed = pack(&examples.iter().collect::<Vec<_>>(), 5);
+        assert_eq!(packed.n_rows(), 2);
+        assert_eq!(packed.tokens, [3, 4, 5, 6, 7, 1, 2, 8, 9, 0]);
+        assert_eq!(packed.starts, [0, 0, 0, 0, 4, 0, 0, 2, 2, 4]);
+        assert_eq!(packed.targets, [-1, -1, -1, 1, 2, -1, 0, -1, 1, -1]);
+        assert_eq!(packed.ends, [(1, 1), (0, 3), (0, 4), (1, 3)]);
+    }
+}
