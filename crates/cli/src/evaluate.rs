@@ -66,7 +66,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "OUT")]
     items: Option<PathBuf>,
     /// About how many tokens of tasks go through the model at once.
-    #[arg(long, default_value_t = 2048, value_name = "N")]
+    #[arg(long, default_value_t = 4096, value_name = "N")]
     batch_tokens: usize,
     /// Put BOS before prompts of tasks; by default as the model's tokenizer does.
     #[arg(long, value_name = "YES|NO", action = clap::ArgAction::Set, value_parser = yes_or_no)]

@@ -8,8 +8,8 @@ use super::Answer;
 use super::plan::{Member, Unit, stretches};
 use crate::text::to_host;
 
-/// At most this many logits exist at once (128 MiB in f32), or one column of them.
-const CHUNK_LOGITS: usize = 1 << 25;
+/// At most this many logits exist at once (256 MiB in f32), or one column of them.
+const CHUNK_LOGITS: usize = 1 << 26;
 
 /// What the model says about one token of one member.
 struct Scored {
@@ -108,10 +108,10 @@ fn score(wanted: Vec<(usize, &[f32], u32)>) -> Vec<Scored> {
         .collect()
 }
 
-/// `ln softmax(logits)[id]` in float64.
+/// `ln softmax(logits)[id]`: exponentials in f32, as exact as the logits are, their sum in float64.
 fn log_prob(logits: &[f32], id: usize) -> f64 {
     let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|l| (f64::from(*l) - f64::from(highest)).exp()).sum();
+    let sum: f64 = logits.iter().map(|l| f64::from((l - highest).exp())).sum();
     f64::from(logits[id]) - f64::from(highest) - sum.ln()
 }
 

@@ -44,7 +44,7 @@ impl Default for TaskOptions {
             shots_from: None,
             limit: None,
             seed: 0,
-            batch_tokens: 2048,
+            batch_tokens: 4096,
             bos: true,
             ends: Vec::new(),
         }
