@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use caravan_dataset::{BuildConfig, ShardSet, SourceSpec, TokenBatch};
+use caravan_dataset::{BuildConfig, ShardSet, SourceSpec, TokenBatch, Unit};
 use caravan_tokenizer::Tokenizer;
 use caravan_train::{
     Console, Event, Observer, Plan, RunConfig, RunDir, describe_shards, group, loader,
@@ -43,6 +43,9 @@ enum Command {
         /// Text between two documents of a plain file.
         #[arg(long, value_name = "TEXT")]
         document_separator: Option<String>,
+        /// What stands by itself in the shards.
+        #[arg(long, default_value = "document", value_parser = ["document", "paragraph", "sentence"])]
+        unit: String,
     },
     /// Say what a folder of shards holds.
     Inspect {
@@ -81,7 +84,15 @@ enum Command {
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     match &args.command {
-        Command::Build { tokenizer, text, out, val_fraction, text_field, document_separator } => {
+        Command::Build {
+            tokenizer,
+            text,
+            out,
+            val_fraction,
+            text_field,
+            document_separator,
+            unit,
+        } => {
             let sources = text
                 .iter()
                 .map(|path| SourceSpec {
@@ -93,8 +104,14 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
                         .map(|s| s.replace("\\n", "\n").replace("\\t", "\t")),
                 })
                 .collect();
+            let unit = match unit.as_str() {
+                "paragraph" => Unit::Paragraph,
+                "sentence" => Unit::Sentence,
+                _ => Unit::Document,
+            };
+            let val_fraction = *val_fraction;
             build(
-                &BuildConfig { sources, val_fraction: *val_fraction, ..BuildConfig::default() },
+                &BuildConfig { sources, val_fraction, unit, ..BuildConfig::default() },
                 tokenizer,
                 out,
             )?;
@@ -133,7 +150,7 @@ fn build(config: &BuildConfig, tokenizer: &Path, out: &Path) -> Result<()> {
     for note in report.notes() {
         output::note(&format!("note: {note}"));
     }
-    output::line(&describe_shards(&report))
+    output::line(&describe_shards(&report, config.unit))
 }
 
 fn inspect(dir: &Path, document: Option<usize>, tokenizer: Option<&Path>) -> Result<()> {
@@ -192,9 +209,17 @@ fn batch(data: Option<&Path>, run: Option<&Path>, step: u64, settings: &[String]
     };
     let set = Arc::new(ShardSet::open(&dir)?);
     let plan = Plan::new(config, "flex")?;
-    let loader = loader(&plan.config, &plan, set)?;
-    let rows = plan.config.run.global_batch;
-    let first = (step - 1) * rows as u64;
+    let stage = plan.stage_after(step - 1);
+    if stage.unit != Unit::Document && data.is_none() {
+        bail!(
+            "step {step} is of stage `{}`, whose text is cut by the {}\nhelp: name the shards of that unit with --data, a folder in the run's cache_dir",
+            stage.name.as_deref().unwrap_or_default(),
+            stage.unit.name()
+        );
+    }
+    let loader = loader(&stage.config, &plan, set)?;
+    let rows = stage.config.run.global_batch;
+    let first = (step - 1 - stage.first_step) * rows as u64;
     let batch: TokenBatch = loader.batch(first, rows)?;
     let width = batch.seq_len + 1;
     for row in 0..rows {

@@ -6,12 +6,15 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use burn::tensor::{Int, Tensor, TensorData};
 use caravan_model::{Forward, Kernels, Llama, SpecialIds, WeightDtype, load_hf, save_hf};
-use caravan_tokenizer::Encode;
+use caravan_tokenizer::{Encode as _, Tokenizer};
 
 use crate::output;
 use crate::source::Source;
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  caravan export --run runs/1 --out exported
+  caravan export --model model.gguf --adapter tuned/adapter --out merged --dtype bf16")]
 pub(crate) struct Args {
     #[command(flatten)]
     source: Source,
@@ -41,37 +44,65 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         "f16" => WeightDtype::F16,
         _ => WeightDtype::F32,
     };
-    let tokenizer = loaded.tokenizer.as_deref();
+    let template = loaded.chat_template.as_deref();
+    write(&loaded.model, loaded.tokenizer.as_deref(), template, dtype, &args.out)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes a model with what belongs to it as the new folder `out`, and reads it back.
+///
+/// # Errors
+/// The folder cannot be written, or what is read back gives other logits.
+pub(crate) fn write(
+    model: &Llama,
+    tokenizer: Option<&Tokenizer>,
+    chat_template: Option<&str>,
+    dtype: WeightDtype,
+    out: &Path,
+) -> Result<()> {
     let special = SpecialIds {
         bos: tokenizer.and_then(|t| t.bos_id()),
         eos: tokenizer.and_then(|t| t.eos_id()),
     };
-    let report = save_hf(&loaded.model, &args.out, dtype, &special)?;
+    let report = save_hf(model, out, dtype, &special)?;
     if let Some(tokenizer) = tokenizer {
-        tokenizer.save_into(&args.out)?;
+        tokenizer.save_into(out)?;
     }
-    if let Some(template) = &loaded.chat_template {
-        let path = args.out.join("chat_template.jinja");
-        std::fs::write(&path, template)
-            .with_context(|| format!("writing {}\nhelp: check the folder", path.display()))?;
+    if let Some(template) = chat_template {
+        write_template(template, out)?;
     }
     for note in &report.notes {
         output::note(&format!("note: {note}"));
     }
-    let (worst, largest) = compare(&loaded.model, &args.out)?;
+    let (worst, largest) = compare(model, out)?;
     if worst > tolerance(dtype) * largest {
         bail!(
             "the export `{}` was written, but read back it gives logits that differ by {worst:.1e}, where the largest is {largest:.1}\nhelp: do not use it; check the disk, or export with --dtype f32",
-            args.out.display()
+            out.display()
         );
     }
     output::note(&format!(
         "wrote `{}`: {}, {}, read back: logits up to {largest:.1} agree within {worst:.1e}",
-        args.out.display(),
-        args.dtype,
+        out.display(),
+        name(dtype),
         caravan_train::show_bytes(report.n_weight_bytes),
     ));
-    Ok(ExitCode::SUCCESS)
+    Ok(())
+}
+
+/// Writes a chat template where transformers looks for it.
+pub(crate) fn write_template(template: &str, dir: &Path) -> Result<()> {
+    let path = dir.join("chat_template.jinja");
+    std::fs::write(&path, template)
+        .with_context(|| format!("writing {}\nhelp: check the folder", path.display()))
+}
+
+fn name(dtype: WeightDtype) -> &'static str {
+    match dtype {
+        WeightDtype::F32 => "f32",
+        WeightDtype::Bf16 => "bf16",
+        WeightDtype::F16 => "f16",
+    }
 }
 
 /// Reads the export and gives the largest difference of its logits from the model's on some tokens, and the largest logit.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use burn::tensor::Device;
+use caravan_finetune::load_peft;
 use caravan_generate::{ChatTemplate, TEMPLATES};
 use caravan_model::Kernels;
 use caravan_model::Llama;
@@ -20,6 +21,9 @@ pub(crate) struct Source {
     /// A model in Hugging Face form (a folder) or a GGUF file.
     #[arg(long, value_name = "PATH")]
     pub(crate) model: Option<PathBuf>,
+    /// LoRA adapters of PEFT's form (a folder), which are folded into the model's weights.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adapter: Option<PathBuf>,
     /// Where to compute: flex, tch, cuda, cuda:1, ...
     #[arg(long, default_value = "flex")]
     pub(crate) device: String,
@@ -45,7 +49,7 @@ impl Source {
     pub(crate) fn of(path: &Path, is_run: bool) -> Self {
         let path = Some(path.to_owned());
         let (run, model) = if is_run { (path, None) } else { (None, path) };
-        Self { run, model, device: "flex".to_owned() }
+        Self { run, model, adapter: None, device: "flex".to_owned() }
     }
 
     /// Loads it to be read.
@@ -59,6 +63,25 @@ impl Source {
     }
 
     fn load_on(&self, device: &Device) -> Result<Loaded> {
+        let mut loaded = self.load_base(device)?;
+        let Some(dir) = &self.adapter else { return Ok(loaded) };
+        let (model, lora) = load_peft(loaded.model, dir)?;
+        crate::output::note(&format!(
+            "adapter `{}`: rank {}, alpha {}, on {}",
+            dir.display(),
+            lora.rank,
+            lora.alpha,
+            lora.targets.join(", ")
+        ));
+        loaded.model = model.merged();
+        // What it was tuned with.
+        if let Some(template) = caravan_model::chat_template(dir)? {
+            loaded.chat_template = Some(template);
+        }
+        Ok(loaded)
+    }
+
+    fn load_base(&self, device: &Device) -> Result<Loaded> {
         if let Some(dir) = &self.run {
             let run = open_run(dir, device)?;
             return Ok(Loaded {
@@ -139,25 +162,30 @@ impl Loaded {
         Ok(ids)
     }
 
-    /// The chat template that was asked for by name or file, or the model's own.
-    pub(crate) fn template(&self, asked: Option<&str>) -> Result<ChatTemplate> {
-        let source = match (asked, &self.chat_template) {
+    /// The text of the chat template that was asked for by name or file, or of the model's own.
+    pub(crate) fn template_source(&self, asked: Option<&str>) -> Result<String> {
+        match (asked, &self.chat_template) {
             (Some(asked), _) => match TEMPLATES.iter().find(|(name, _)| *name == asked) {
-                Some((_, source)) => (*source).to_owned(),
+                Some((_, source)) => Ok((*source).to_owned()),
                 None => std::fs::read_to_string(asked).with_context(|| {
                     let names: Vec<&str> = TEMPLATES.iter().map(|(name, _)| *name).collect();
                     format!(
                         "chat template `{asked}`: neither one of {} nor a file that can be read",
                         names.join(", ")
                     )
-                })?,
+                }),
             },
-            (None, Some(own)) => own.clone(),
+            (None, Some(own)) => Ok(own.clone()),
             (None, None) => bail!(
                 "`{}` has no chat template: it was not trained on conversations\nhelp: name one with --chat-template plain, chatml or a file, or use `generate`",
                 self.folder.display()
             ),
-        };
+        }
+    }
+
+    /// That template, compiled.
+    pub(crate) fn template(&self, asked: Option<&str>) -> Result<ChatTemplate> {
+        let source = self.template_source(asked)?;
         let tokenizer = self.tokenizer()?;
         let name = |id: Option<u32>| id.and_then(|id| tokenizer.token(id)).unwrap_or_default();
         Ok(ChatTemplate::new(&source, &name(tokenizer.bos_id()), &name(tokenizer.eos_id()))?)

@@ -20,7 +20,7 @@ const DEFAULT_CONFIG: &str = "configs/fixtures.toml";
 /// Runs that are not given a folder get one in here.
 const RUNS: &str = "runs";
 /// What a shell reports for a program ended by Ctrl-C.
-const INTERRUPTED: u8 = 130;
+pub(crate) const INTERRUPTED: u8 = 130;
 /// How long a rank that a launcher ends may take to save.
 const LAUNCHER_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -83,7 +83,7 @@ fn run_threads(args: &Args) -> Result<ExitCode> {
 
 /// What a rank is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Rank {
+pub(crate) enum Rank {
     /// One of this process, which gets signals once for all of them.
     Thread,
     /// A process that a launcher started, and sends signals.
@@ -92,7 +92,7 @@ enum Rank {
 
 /// Lets signals set `stop`: Ctrl-C, SIGTERM, and SIGUSR1, which launchers hand on and batch systems send ahead of a time
 /// limit.
-fn stop_on_signals(stop: &Arc<AtomicBool>, rank: Rank) -> Result<()> {
+pub(crate) fn stop_on_signals(stop: &Arc<AtomicBool>, rank: Rank) -> Result<()> {
     let (asked, pressed) = (Arc::clone(stop), AtomicBool::new(false));
     ctrlc::set_handler(move || {
         asked.store(true, Ordering::Relaxed);

@@ -9,6 +9,7 @@ use caravan_tokenizer::{Encode, TokenizerHash};
 use crate::manifest::{Manifest, ShardEntry, SourceEntry};
 use crate::shard::{EXTENSION, Header, ShardWriter, VERSION};
 use crate::staging::Staging;
+use crate::units::Pieces;
 use crate::{
     BuildConfig, DatasetError, Document, DocumentCounts, Side, SourceReport, content_hash,
     split_documents,
@@ -89,7 +90,7 @@ pub fn build(
 ) -> Result<BuildReport, DatasetError> {
     config.validate()?;
     let special = Special::of(tokenizer)?;
-    let mut documents = split_documents(config)?;
+    let mut documents = Pieces::new(split_documents(config)?, config.unit);
     let content = content_hash(config)?;
     let staging = Staging::create(out)?;
     let mut writer = Writer::new(config, special, tokenizer.hash(), staging.folder());
@@ -107,7 +108,7 @@ pub fn build(
                     break;
                 }
             }
-            documents.reports().to_vec()
+            documents.documents().reports().to_vec()
         });
         for batch in receive {
             let batch = batch?;

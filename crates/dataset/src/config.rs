@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::DatasetError;
+use crate::{DatasetError, Unit};
 
 /// One source of text: files that belong together, and are mixed with other sources by weight.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,13 +50,20 @@ pub struct BuildConfig {
     /// Share of the text kept for validation, `0 <= x < 1`. Default 0.05. See
     /// [`crate::split_documents`].
     pub val_fraction: f64,
+    /// What stands by itself in the shards. Which side a text falls on is decided for documents, before they are cut.
+    pub unit: Unit,
     /// A shard file is closed when its tokens take this many bytes or more. Default 256 MiB.
     pub shard_bytes: u64,
 }
 
 impl Default for BuildConfig {
     fn default() -> Self {
-        Self { sources: Vec::new(), val_fraction: 0.05, shard_bytes: 256 << 20 }
+        Self {
+            sources: Vec::new(),
+            val_fraction: 0.05,
+            unit: Unit::Document,
+            shard_bytes: 256 << 20,
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 use blake3::Hasher;
 
 use crate::shard::VERSION;
-use crate::{BuildConfig, DatasetError, find_files, formats};
+use crate::{BuildConfig, DatasetError, Unit, find_files, formats};
 
 /// BLAKE3, 64 hexadecimal digits, of the bytes of all source files, in order, and of the settings
 /// that change the shards. Names and places of files do not count, nor do weights. Reads every file
@@ -19,6 +19,9 @@ pub fn content_hash(config: &BuildConfig) -> Result<String, DatasetError> {
     hasher.update(&VERSION.to_le_bytes());
     hasher.update(&config.val_fraction.to_bits().to_le_bytes());
     hasher.update(&config.shard_bytes.to_le_bytes());
+    if config.unit != Unit::Document {
+        string(&mut hasher, config.unit.name());
+    }
     for source in &config.sources {
         hasher.update(b"source");
         string(&mut hasher, &source.text_field);

@@ -48,6 +48,7 @@ mod set;
 mod shard;
 mod split;
 mod staging;
+mod units;
 
 pub use batch::{IGNORE, TokenBatch};
 pub use build::{BuildProgress, BuildReport, build};
@@ -63,3 +64,4 @@ pub use prefetch::Prefetch;
 pub use set::{DocumentRef, ShardSet, Split, VerifyReport};
 pub use shard::VERSION as FORMAT_VERSION;
 pub use split::{SMALL, SourceReport, SplitDocuments, SplitRule, split_documents};
+pub use units::Unit;

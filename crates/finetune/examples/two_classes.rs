@@ -1,7 +1,10 @@
 //! A classifier of two classes from a model with random weights: which word came, `up` or `down`?
 
+use std::sync::atomic::AtomicBool;
+
 use burn::tensor::Device;
-use caravan_finetune::{Example, Settings, class_names, classify};
+use caravan_collective::Communicator;
+use caravan_finetune::{Ended, Example, Session, Settings, class_names, classify};
 use caravan_model::{Kernels, Llama, LlamaConfig, preset};
 use caravan_tokenizer::{ByteTokenizer, Encode as _};
 
@@ -21,11 +24,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         settings.set(setting)?;
     }
     let names = class_names("examples".as_ref(), train)?;
-    let outcome = classify(model, &tokenizer, &names, [train, dev], &settings, &mut |progress| {
-        let accuracy = progress.scores.as_ref().map_or(0.0, |scores| scores.accuracy);
-        println!("{}/{}: accuracy {accuracy:.3}", progress.step, progress.steps);
+    // Where the run would go on if it were interrupted.
+    let state = tempfile::tempdir()?;
+    let stop = AtomicBool::new(false);
+    let session = Session { state: state.path(), world: Communicator::alone(), stop: &stop };
+    let sets = [train, dev];
+    let ended = classify(model, &tokenizer, &names, sets, &settings, &session, &mut |progress| {
+        println!("{}/{}: accuracy {:.3}", progress.step, progress.steps, progress.scores.accuracy);
         Ok(())
     })?;
-    println!("best after {} updates: {:.3}", outcome.best_step, outcome.scores.accuracy);
+    if let Ended::Finished(outcome) = ended {
+        println!("best after {} updates: {:.3}", outcome.best_step, outcome.scores.accuracy);
+    }
     Ok(())
 }

@@ -7,12 +7,15 @@ use crate::examples::Example;
 use crate::packing::Encoded;
 use crate::settings::{Settings, wrong};
 
+/// The line of an example, its ids, and its class.
+pub(crate) type Line = (usize, Vec<u32>, usize);
+
 /// Ids and class of every example, with its line.
 pub(crate) fn encode(
     tokenizer: &dyn Encode,
     names: &[String],
     examples: &[Example],
-) -> Result<Vec<(usize, Encoded)>> {
+) -> Result<Vec<Line>> {
     let texts: Vec<&str> = examples.iter().map(|example| example.text.as_str()).collect();
     let encoded = tokenizer.encode_batch(&texts)?;
     let begin = tokenizer.bos_id().filter(|_| tokenizer.adds_bos());
@@ -26,7 +29,7 @@ pub(crate) fn encode(
             }
         })?;
         let ids = begin.into_iter().chain(ids).chain(tokenizer.eos_id()).collect();
-        Ok((example.line, Encoded { ids, class }))
+        Ok((example.line, ids, class))
     };
     examples.iter().zip(encoded).map(one).collect()
 }
@@ -42,7 +45,7 @@ pub(crate) fn marks(tokenizer: &dyn Encode) -> [usize; 2] {
 /// # Errors
 /// An example is empty, or too long and not to be cut, or rows are too short for any text.
 pub(crate) fn fitted(
-    examples: Vec<(usize, Encoded)>,
+    examples: Vec<Line>,
     set: &str,
     seq_len: usize,
     marks: [usize; 2],
@@ -52,8 +55,8 @@ pub(crate) fn fitted(
         let help = "raise it: BOS and EOS take a place each";
         return Err(wrong("seq_len", &seq_len, "leaves no room for text", help));
     }
-    let one = |(line, mut example): (usize, Encoded)| {
-        let n = example.ids.len();
+    let one = |(line, mut ids, class): Line| {
+        let n = ids.len();
         if n == 0 {
             return Err(FinetuneError::Row {
                 path: set.into(),
@@ -64,8 +67,8 @@ pub(crate) fn fitted(
         }
         if n > seq_len {
             match settings.truncate.as_str() {
-                "head" => cut(&mut example.ids, seq_len, marks, true),
-                "tail" => cut(&mut example.ids, seq_len, marks, false),
+                "head" => cut(&mut ids, seq_len, marks, true),
+                "tail" => cut(&mut ids, seq_len, marks, false),
                 _ => {
                     let help = "set truncate=head or truncate=tail to cut it, or a larger seq_len";
                     let problem = format!("{set}: the example at line {line} has {n} tokens");
@@ -73,7 +76,7 @@ pub(crate) fn fitted(
                 }
             }
         }
-        Ok(example)
+        Ok(Encoded::of_class(ids, class))
     };
     examples.into_iter().map(one).collect()
 }
@@ -108,8 +111,7 @@ mod tests {
     #[test]
     fn what_has_no_tokens_or_no_room_is_refused() {
         let fit = |ids: &[u32], seq_len, marks| {
-            let example = Encoded { ids: ids.to_vec(), class: 0 };
-            fitted(vec![(7, example)], "training", seq_len, marks, &Settings::default())
+            fitted(vec![(7, ids.to_vec(), 0)], "training", seq_len, marks, &Settings::default())
         };
         let message = |result: Result<Vec<Encoded>>| result.unwrap_err().to_string();
         assert!(message(fit(&[], 4, [0, 0])).contains("`training` line 7: the text has no tokens"));

@@ -66,6 +66,12 @@ pub enum FinetuneError {
     /// The optimizer or its schedule.
     #[error(transparent)]
     Optim(#[from] caravan_optim::OptimError),
+    /// Ranks, checkpoints or the layout.
+    #[error(transparent)]
+    Train(#[from] caravan_train::TrainError),
+    /// The chat template.
+    #[error(transparent)]
+    Template(#[from] caravan_generate::GenerateError),
     /// The tokenizer.
     #[error(transparent)]
     Tokenizer(#[from] caravan_tokenizer::TokenizerError),

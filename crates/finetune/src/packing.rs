@@ -2,15 +2,40 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use caravan_parallel::MicroBatch;
+use serde::Serialize;
 
 /// No target.
-const IGNORE: i32 = -1;
+pub(crate) const IGNORE: i32 = -1;
 
-/// An example as ids, and its class by number.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// An example as ids, and at each of them what the model is to say there: a class, the next id, or nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Encoded {
     pub(crate) ids: Vec<u32>,
-    pub(crate) class: usize,
+    pub(crate) targets: Vec<i32>,
+}
+
+impl Encoded {
+    /// An example of a class, read at the last id.
+    pub(crate) fn of_class(ids: Vec<u32>, class: usize) -> Self {
+        let mut targets = vec![IGNORE; ids.len()];
+        if let Some(last) = targets.last_mut() {
+            *last = class as i32;
+        }
+        Self { ids, targets }
+    }
+
+    /// The class of such an example.
+    ///
+    /// # Panics
+    /// If the last id has no target.
+    pub(crate) fn class(&self) -> usize {
+        self.targets.last().and_then(|class| usize::try_from(*class).ok()).expect("a class")
+    }
+
+    /// How many targets it has.
+    pub(crate) fn n_targets(&self) -> usize {
+        self.targets.iter().filter(|target| **target != IGNORE).count()
+    }
 }
 
 /// Rows in which examples lie one behind the other.
@@ -24,7 +49,8 @@ pub(crate) struct Packed {
     pub(crate) ends: Vec<(usize, usize)>,
 }
 
-/// Packs examples, each whole, into as few rows as first-fit gives, longest first; the same input gives the same rows.
+/// Packs examples, each whole, into as few rows as first-fit gives, longest first; the same input gives the same rows. No
+/// examples are a row without targets.
 ///
 /// # Panics
 /// If an example is empty or longer than a row.
@@ -43,6 +69,9 @@ pub(crate) fn pack(examples: &[&Encoded], seq_len: usize) -> Packed {
         });
         places[i] = (row, filled[row]);
         filled[row] += n;
+    }
+    if filled.is_empty() {
+        filled.push(0);
     }
     let cells = filled.len() * seq_len;
     let mut packed = Packed {
@@ -63,7 +92,7 @@ pub(crate) fn pack(examples: &[&Encoded], seq_len: usize) -> Packed {
             *slot = *id as i32;
         }
         packed.starts[at..at + n].fill(start as i32);
-        packed.targets[at + n - 1] = example.class as i32;
+        packed.targets[at..at + n].copy_from_slice(&example.targets);
         packed.ends.push((row, start + n - 1));
     }
     packed
@@ -73,6 +102,19 @@ impl Packed {
     /// Rows.
     pub(crate) fn n_rows(&self) -> usize {
         self.tokens.len() / self.seq_len
+    }
+
+    /// So many rows each, for passes one after the other.
+    pub(crate) fn chunks(&self, n_rows: usize) -> impl Iterator<Item = Self> {
+        let size = n_rows * self.seq_len;
+        let rows = self.tokens.chunks(size).zip(self.starts.chunks(size));
+        rows.zip(self.targets.chunks(size)).map(|((tokens, starts), targets)| Self {
+            seq_len: self.seq_len,
+            tokens: tokens.to_vec(),
+            starts: starts.to_vec(),
+            targets: targets.to_vec(),
+            ends: Vec::new(),
+        })
     }
 
     /// The rows as tensors.
@@ -85,7 +127,7 @@ impl Packed {
             tokens: tensor(&self.tokens),
             targets: tensor(&self.targets),
             document_starts: Some(tensor(&self.starts)),
-            n_targets: self.ends.len() as u64,
+            n_targets: self.targets.iter().filter(|target| **target != IGNORE).count() as u64,
         }
     }
 }
@@ -96,7 +138,7 @@ mod tests {
 
     #[test]
     fn examples_lie_whole_and_side_by_side() {
-        let example = |ids: &[u32], class| Encoded { ids: ids.to_vec(), class };
+        let example = |ids: &[u32], class| Encoded::of_class(ids.to_vec(), class);
         let examples =
             [example(&[1, 2], 0), example(&[3, 4, 5, 6], 1), example(&[7], 2), example(&[8, 9], 1)];
         let packed = pack(&examples.iter().collect::<Vec<_>>(), 5);
@@ -105,5 +147,7 @@ mod tests {
         assert_eq!(packed.starts, [0, 0, 0, 0, 4, 0, 0, 2, 2, 4]);
         assert_eq!(packed.targets, [-1, -1, -1, 1, 2, -1, 0, -1, 1, -1]);
         assert_eq!(packed.ends, [(1, 1), (0, 3), (0, 4), (1, 3)]);
+        let none = pack(&[], 3);
+        assert_eq!((none.n_rows(), none.targets), (1, vec![-1; 3]));
     }
 }

@@ -1,9 +1,9 @@
 //! How well classes are told apart.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Counts of every class given for every class that is right.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
     /// Part of all examples that got their class.
     pub accuracy: f64,
@@ -18,7 +18,7 @@ pub struct Scores {
 }
 
 /// How well one class is found.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ClassScore {
     /// Its name.
     pub name: String,

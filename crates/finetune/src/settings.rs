@@ -1,6 +1,8 @@
 //! How a model is fine-tuned.
 
-use caravan_model::{LoraConfig, TARGETS};
+use caravan_model::{Llama, LlamaConfig, LoraConfig, TARGETS};
+use caravan_parallel::Layout;
+use caravan_train::{ParallelSection, RunConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{FinetuneError, Result};
@@ -15,6 +17,9 @@ pub struct Settings {
     pub epochs: u64,
     /// Examples of an update.
     pub batch: usize,
+    /// Examples of a micro-batch, which a rank works on at once; 0 is all of `batch`. Ranks share out micro-batches, so
+    /// there must be one for each data-parallel rank.
+    pub micro_batch: usize,
     /// Tokens of a row, into which examples are packed; also the most that an example may have. 0 is the longest example's.
     pub seq_len: usize,
     /// `none` refuses an example that is too long, `head` keeps its beginning, `tail` its end.
@@ -37,14 +42,20 @@ pub struct Settings {
     pub lora_targets: String,
     /// Paths that stay as they are, separated by commas; `*` stands for any text.
     pub freeze: String,
+    /// Factor of the learning rate from each block to the one below it; 1 is the same for all.
+    pub layer_decay: f64,
+    /// `balanced`, or `class:weight,...`: how often examples of a class come, beside those of others.
+    pub class_weights: String,
     /// Measurements on the development set in an epoch.
     pub evals_per_epoch: u64,
     /// Ends after so many measurements without a better one; 0 never does.
     pub patience: u64,
-    /// `accuracy` or `macro_f1`: what "better" means.
+    /// `accuracy`, `macro_f1` or `loss`: what "better" means.
     pub metric: String,
     /// `f32` or `bf16`.
     pub dtype: String,
+    /// How the work is split over ranks: the keys of `train`, such as `data_parallel`.
+    pub parallel: ParallelSection,
 }
 
 impl Default for Settings {
@@ -53,6 +64,7 @@ impl Default for Settings {
             seed: 0,
             epochs: 2,
             batch: 32,
+            micro_batch: 0,
             seq_len: 0,
             truncate: "none".to_owned(),
             peak_lr: 5e-4,
@@ -64,10 +76,13 @@ impl Default for Settings {
             lora_alpha: 16.0,
             lora_targets: TARGETS.join(","),
             freeze: String::new(),
+            layer_decay: 1.0,
+            class_weights: String::new(),
             evals_per_epoch: 4,
             patience: 0,
             metric: "accuracy".to_owned(),
             dtype: "f32".to_owned(),
+            parallel: ParallelSection::default(),
         }
     }
 }
@@ -79,7 +94,11 @@ impl Settings {
     /// There is no such key, or the value is of another kind.
     pub fn set(&mut self, assignment: &str) -> Result<()> {
         let mut values = toml::Table::try_from(&*self).expect("settings are plain values");
-        let known = || values.keys().cloned().collect::<Vec<_>>().join(", ");
+        let section = values["parallel"].as_table().expect("a section").clone();
+        let known = || {
+            let keys = values.keys().filter(|key| *key != "parallel").chain(section.keys());
+            keys.cloned().collect::<Vec<_>>().join(", ")
+        };
         let setting = |key: &str, found: &str, problem: String| FinetuneError::Setting {
             key: key.to_owned(),
             found: found.to_owned(),
@@ -89,7 +108,7 @@ impl Settings {
         let Some((key, text)) = assignment.split_once('=') else {
             return Err(setting(assignment, "", "expected key=value".to_owned()));
         };
-        let Some(old) = values.get(key) else {
+        let Some(old) = values.get(key).filter(|old| !old.is_table()).or(section.get(key)) else {
             return Err(setting(key, text, "there is no such key".to_owned()));
         };
         let kind = old.type_str();
@@ -100,7 +119,10 @@ impl Settings {
             _ => text.parse().ok().map(toml::Value::Boolean),
         };
         let value = value.ok_or_else(|| setting(key, text, format!("expected {kind}")))?;
-        values.insert(key.to_owned(), value);
+        match values.get_mut("parallel").and_then(toml::Value::as_table_mut) {
+            Some(parallel) if parallel.contains_key(key) => parallel.insert(key.to_owned(), value),
+            _ => values.insert(key.to_owned(), value),
+        };
         *self = values.try_into().map_err(|e: toml::de::Error| FinetuneError::Setting {
             key: key.to_owned(),
             found: text.to_owned(),
@@ -126,7 +148,7 @@ impl Settings {
         };
         one_of("truncate", &self.truncate, &["none", "head", "tail"])?;
         one_of("method", &self.method, &["lora", "full"])?;
-        one_of("metric", &self.metric, &["accuracy", "macro_f1"])?;
+        one_of("metric", &self.metric, &["accuracy", "macro_f1", "loss"])?;
         one_of("dtype", &self.dtype, &["f32", "bf16"])?;
         for (key, found) in [
             ("epochs", self.epochs),
@@ -158,6 +180,10 @@ impl Settings {
             let help = "0.01 is usual, 0 is none";
             return Err(wrong("weight_decay", &self.weight_decay, "is out of range", help));
         }
+        if !(self.layer_decay > 0.0 && self.layer_decay <= 1.0) {
+            let help = "0.8 to 0.95 are usual, 1 is none";
+            return Err(wrong("layer_decay", &self.layer_decay, "must be in 0 .. 1", help));
+        }
         if !(0.0..1.0).contains(&self.warmup) {
             return Err(wrong("warmup", &self.warmup, "must be in 0 .. 1", "0.1 is usual"));
         }
@@ -165,6 +191,71 @@ impl Settings {
             self.lora().validate()?;
         }
         Ok(())
+    }
+
+    /// Refuses a metric that a kind of fine-tuning does not have.
+    pub(crate) fn check_metric(&self, known: &[&str]) -> Result<()> {
+        match known.contains(&self.metric.as_str()) {
+            true => Ok(()),
+            false => Err(wrong(
+                "metric",
+                &self.metric,
+                "is not measured here",
+                &format!("choose {}", known.join(", ")),
+            )),
+        }
+    }
+
+    /// Micro-batches of an update.
+    pub(crate) fn n_micro_batches(&self) -> usize {
+        match self.micro_batch {
+            0 => 1,
+            n => self.batch.div_ceil(n),
+        }
+    }
+
+    /// Tokens of a row where the longest example has `longest`, and the model reads `context`.
+    pub(crate) fn row_len(&self, longest: usize, context: usize) -> Result<usize> {
+        // A few rows for a batch: short examples share one.
+        const SHORTEST: usize = 128;
+        match self.seq_len {
+            0 => Ok(longest.max(SHORTEST).min(context)),
+            asked if asked > context => Err(wrong(
+                "seq_len",
+                &asked,
+                &format!("is more than the model's context of {context}"),
+                "lower it",
+            )),
+            asked => Ok(asked),
+        }
+    }
+
+    /// How ranks share the work, held against the model and the rows.
+    pub(crate) fn layout(&self, model: &LlamaConfig, seq_len: usize) -> Result<Layout> {
+        if self.parallel.tensor_parallel > 1 {
+            let help = "use data_parallel, zero_stage, pipeline_parallel or context_parallel";
+            let found = self.parallel.tensor_parallel;
+            return Err(wrong("tensor_parallel", &found, "is not built for fine-tuning", help));
+        }
+        let mut config = RunConfig { parallel: self.parallel.clone(), ..RunConfig::default() };
+        config.run.seq_len = seq_len;
+        config.run.micro_batch = 1;
+        config.run.global_batch = self.n_micro_batches();
+        Ok(caravan_train::layout(&config, model)?)
+    }
+
+    /// What a run has to have in common with the one that it goes on with: the model, the examples, and all settings but
+    /// those of the layout.
+    pub(crate) fn identity(&self, model: &Llama, examples: &impl Serialize) -> String {
+        let mut hasher = blake3::Hasher::new();
+        let alike = Self { parallel: ParallelSection::default(), ..self.clone() };
+        hasher.update(&serde_json::to_vec(&(alike, model.config(), examples)).expect("plain"));
+        model.flat(&mut |path, _, values| {
+            hasher.update(path.as_bytes());
+            let data = values.into_data().convert::<f32>();
+            hasher.update_rayon(data.as_bytes());
+        });
+        hasher.finalize().to_hex()[..32].to_owned()
     }
 
     /// The adapters that are asked for.

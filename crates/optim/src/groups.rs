@@ -1,4 +1,4 @@
-//! Which parameters decay.
+//! Which parameters decay, and which learn slower than others.
 //!
 //! Usual practice: matrices decay, vectors (norms) do not. On the embedding practice differs, so groups
 //! are rules that a configuration can change: [`ParamGroups::default`] spares the embedding,
@@ -15,10 +15,18 @@ pub fn decays(path: &str, shape: &[usize]) -> bool {
 
 /// Ordered rules over module paths. Without a matching rule a parameter decays if it has at least two
 /// dimensions; of several matching rules the last one counts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ParamGroups {
     rules: Vec<Rule>,
+    lr_scales: Vec<LrScale>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LrScale {
+    pattern: String,
+    scale: f64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,7 +46,7 @@ impl Default for ParamGroups {
 impl ParamGroups {
     /// Every matrix decays, the embedding too.
     pub fn all_matrices() -> Self {
-        Self { rules: Vec::new() }
+        Self { rules: Vec::new(), lr_scales: Vec::new() }
     }
 
     /// Adds a rule: parameters whose whole path matches `pattern` decay or not. `*` stands for any text.
@@ -46,6 +54,20 @@ impl ParamGroups {
     pub fn with_rule(mut self, pattern: impl Into<String>, decay: bool) -> Self {
         self.rules.push(Rule { pattern: pattern.into(), decay });
         self
+    }
+
+    /// Adds a rule: parameters whose whole path matches `pattern` learn with `scale` times the learning rate. Without a
+    /// matching rule the factor is 1; of several the last one counts.
+    #[must_use]
+    pub fn with_lr_scale(mut self, pattern: impl Into<String>, scale: f64) -> Self {
+        self.lr_scales.push(LrScale { pattern: pattern.into(), scale });
+        self
+    }
+
+    /// The learning rate of the parameter at `path`, where `lr` is that of the step.
+    pub fn lr(&self, path: &str, lr: f64) -> f64 {
+        let rule = self.lr_scales.iter().rev().find(|rule| matches(&rule.pattern, path));
+        rule.map_or(lr, |rule| lr * rule.scale)
     }
 
     /// Whether the parameter at `path` decays.
@@ -65,13 +87,14 @@ impl ParamGroups {
     /// [`OptimError::UnmatchedRule`] for a rule that matches none of them.
     pub fn check<'a>(&self, paths: impl IntoIterator<Item = &'a str>) -> Result<(), OptimError> {
         let paths: Vec<&str> = paths.into_iter().collect();
-        match self.rules.iter().find(|r| !paths.iter().any(|path| matches(&r.pattern, path))) {
+        let mut patterns =
+            self.rules.iter().map(|r| &r.pattern).chain(self.lr_scales.iter().map(|r| &r.pattern));
+        match patterns.find(|pattern| !paths.iter().any(|path| matches(pattern, path))) {
             None => Ok(()),
-            Some(rule) => {
-                let nearest =
-                    paths.iter().min_by_key(|path| strsim::levenshtein(path, &rule.pattern));
+            Some(pattern) => {
+                let nearest = paths.iter().min_by_key(|path| strsim::levenshtein(path, pattern));
                 Err(OptimError::UnmatchedRule {
-                    pattern: rule.pattern.clone(),
+                    pattern: pattern.clone(),
                     nearest: nearest.map(|path| (*path).to_owned()),
                 })
             }
@@ -122,6 +145,19 @@ mod tests {
         assert!(groups.decays("embed.weight", &[2, 2]) && groups.decays("head.norm.weight", &[2]));
         assert_eq!(groups.decay("blocks.3.wq.weight", &[2, 2], 0.1), 0.0);
         assert_eq!(groups.decay("blocks.3.wk.weight", &[2, 2], 0.1), 0.1);
+    }
+
+    #[test]
+    fn learning_rates_are_scaled_by_the_last_matching_rule() {
+        let groups =
+            ParamGroups::default().with_lr_scale("blocks.*", 0.5).with_lr_scale("blocks.1.*", 0.25);
+        for (path, expected) in
+            [("embed.weight", 2.0), ("blocks.0.wq.weight", 1.0), ("blocks.1.wq.weight", 0.5)]
+        {
+            assert_eq!(groups.lr(path, 2.0), expected, "{path}");
+        }
+        let message = groups.with_lr_scale("heads.*", 2.0).check(["embed.weight", "blocks.1.x"]);
+        assert!(message.unwrap_err().to_string().contains("`heads.*` matches no parameter"));
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub struct StepSettings<'a> {
     pub lr: f64,
     /// Decay of the parameters that decay.
     pub weight_decay: f64,
-    /// Which parameters decay.
+    /// Which parameters decay, and by what the learning rate of some is scaled.
     pub groups: &'a ParamGroups,
     /// Largest global gradient norm.
     pub grad_clip: f64,
@@ -132,6 +132,11 @@ impl Engine {
     /// The whole model's configuration.
     pub fn config(&self) -> &LlamaConfig {
         self.store.config()
+    }
+
+    /// Where the weights lie when in use.
+    pub fn device(&self) -> &Device {
+        self.store.device()
     }
 
     /// How the model is split.

@@ -65,7 +65,7 @@ impl Engine {
         // The last rank's copy of a tied embedding is the first rank's parameter.
         let copy = self.mesh.pipeline.size() > 1
             && !self.pieces.iter().any(|piece| piece.first)
-            && self.store.layouts()[0].segment == Segment::Embed;
+            && self.store.layouts().first().is_some_and(|l| l.segment == Segment::Embed);
         if copy && !mutation::on("norm_copy_counted") {
             mine.remove(0);
         }
@@ -80,21 +80,21 @@ impl Engine {
         if of_ranks.len() == 1 {
             return of_ranks[0].clone();
         }
-        let per_block =
-            self.config().parameters().iter().filter(|p| p.path.starts_with("blocks.0.")).count();
-        let n_layers = self.config().n_layers;
+        let (n_layers, n_pieces) = (self.config().n_layers, self.layout.n_pieces());
+        let piece_of = |segment: Segment| match segment {
+            Segment::Embed | Segment::Tied => 0,
+            Segment::Head => n_pieces - 1,
+            Segment::Block(index) => {
+                let holds = |piece: &usize| blocks_of(*piece, n_pieces, n_layers).contains(&index);
+                (0..n_pieces).find(holds).expect("every block is in a piece")
+            }
+        };
         let mut from: Vec<_> = of_ranks.iter().map(|values| values.iter().copied()).collect();
         let mut out = Vec::new();
-        for piece in 0..self.layout.n_pieces() {
-            let rank = piece % self.layout.pipeline;
-            if piece == 0 {
-                out.extend(from[rank].by_ref().take(1));
-            }
-            let n = blocks_of(piece, self.layout.n_pieces(), n_layers).len() * per_block;
-            out.extend(from[rank].by_ref().take(n));
+        for (segment, n) in self.store.trained() {
+            let rank = piece_of(*segment) % self.layout.pipeline;
+            out.extend(from[rank].by_ref().take(*n));
         }
-        let last = (self.layout.n_pieces() - 1) % self.layout.pipeline;
-        out.extend(from[last].by_ref());
         out
     }
 

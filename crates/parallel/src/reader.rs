@@ -141,7 +141,7 @@ impl Forward for Reader<'_> {
 
     fn logits(&self, tokens: Tensor<2, Int>, document_starts: Option<Tensor<2, Int>>) -> Tensor<3> {
         let [b, s] = tokens.dims();
-        self.pass(&tokens, [b, s, self.config().vocab_size], &mut |weights, input| {
+        self.pass(&tokens, [b, s, self.config().n_outputs()], &mut |weights, input| {
             let x = self.hidden(weights, input, &tokens, &document_starts);
             match self.head(weights) {
                 None => Step::Next(x),
@@ -187,17 +187,18 @@ impl Forward for Reader<'_> {
         };
         let n = if which == Positions::All { s } else { 1 };
         let mut layers = cache.layers_mut().iter_mut();
-        let logits = self.pass(&tokens, [b, n, self.config().vocab_size], &mut |weights, input| {
-            let x = self.begin(weights, input, &tokens);
-            let x = weights.blocks().fold(x, |x, index| {
-                let layer = layers.next().expect("a cache for every block");
-                self.block(weights, index).extend(x, layer, start)
+        let logits =
+            self.pass(&tokens, [b, n, self.config().n_outputs()], &mut |weights, input| {
+                let x = self.begin(weights, input, &tokens);
+                let x = weights.blocks().fold(x, |x, index| {
+                    let layer = layers.next().expect("a cache for every block");
+                    self.block(weights, index).extend(x, layer, start)
+                });
+                match self.head(weights) {
+                    None => Step::Next(x),
+                    Some((head, tied)) => Step::Result(head.forward(last(x), tied)),
+                }
             });
-            match self.head(weights) {
-                None => Step::Next(x),
-                Some((head, tied)) => Step::Result(head.forward(last(x), tied)),
-            }
-        });
         cache.advance(s);
         logits
     }

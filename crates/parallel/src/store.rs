@@ -38,6 +38,8 @@ pub(crate) struct Store {
     device: Device,
     /// In visit order.
     layouts: Vec<SegmentLayout>,
+    /// Of the whole model: the segments that have something to train, in visit order, and how many parameters of each.
+    trained: Vec<(Segment, usize)>,
     /// With their weights, or hollow where the weights are sharded.
     modules: Modules,
     sharded: Option<Sharded>,
@@ -65,8 +67,9 @@ impl Store {
             blocks: blocks.into_iter().enumerate().filter(|(i, _)| holds(*i)).collect(),
             head: last.then_some(head),
         };
+        let trained = layouts.iter().map(|layout| (layout.segment, layout.params.len())).collect();
         let layouts = layouts.into_iter().filter(|layout| modules.holds(layout.segment)).collect();
-        Self { config, device, layouts, modules, sharded: None }
+        Self { config, device, layouts, trained, modules, sharded: None }
     }
 
     /// Divides the weights among the ranks of `group`: what is left is hollow modules and this rank's parts.
@@ -97,6 +100,11 @@ impl Store {
     /// The segments held here that have something to train, in visit order; of them the parameters that are trained.
     pub(crate) fn layouts(&self) -> &[SegmentLayout] {
         &self.layouts
+    }
+
+    /// The segments of the whole model that have something to train, and how many parameters of each.
+    pub(crate) fn trained(&self) -> &[(Segment, usize)] {
+        &self.trained
     }
 
     /// The layout of a segment; a tied use has the embedding's.

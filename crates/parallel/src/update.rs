@@ -37,7 +37,7 @@ impl Engine {
                         weight,
                         gradient,
                         scale,
-                        settings.lr,
+                        settings.groups.lr(path, settings.lr),
                         decay(path, shape),
                     )
                 });
@@ -52,8 +52,8 @@ impl Engine {
             {
                 let param = &layout.params[portion.param];
                 let decay = decay(&param.path, &param.shape);
-                let weight =
-                    optimizer.step_scaled(&param.path, weight, gradient, scale, settings.lr, decay);
+                let lr = settings.groups.lr(&param.path, settings.lr);
+                let weight = optimizer.step_scaled(&param.path, weight, gradient, scale, lr, decay);
                 updated.extend(host(weight));
             }
             let updated = if self.store.is_sharded() {

@@ -47,7 +47,10 @@ pub(crate) fn run(config: &RunConfig) -> Result<()> {
 }
 
 /// How the run is split over ranks.
-pub(crate) fn layout(config: &RunConfig, model: &LlamaConfig) -> Result<Layout> {
+///
+/// # Errors
+/// A value that is unknown, or degrees that do not fit the model, the sequence length or the batch.
+pub fn layout(config: &RunConfig, model: &LlamaConfig) -> Result<Layout> {
     let p = &config.parallel;
     let one_of = |key: &str, value: &str, known: &str| {
         TrainError::plan(format!("{key} = \"{value}\" is unknown"), format!("choose {known}"))

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use caravan_dataset::{
     BuildConfig, BuildReport, DocumentCounts, Loader, LoaderConfig, ShardSet, Side, SourceSpec,
+    Unit,
 };
 use caravan_tokenizer::{Encode, Tokenizer, TrainConfig, train_bpe};
 
@@ -18,10 +19,12 @@ use crate::plan::{Plan, group};
 pub struct Data {
     /// The tokenizer, given or trained.
     pub tokenizer: Arc<Tokenizer>,
-    /// The shards, made or found.
+    /// The shards of whole documents, made or found.
     pub shards: Arc<ShardSet>,
-    /// Training sequences.
-    pub loader: Arc<Loader>,
+    /// Shards of what the stages cut documents into, whole documents included where one trains on them.
+    pub units: Vec<(Unit, Arc<ShardSet>)>,
+    /// Training sequences of every stage.
+    pub loaders: Vec<Arc<Loader>>,
 }
 
 /// What the dataset crate is to build from this configuration.
@@ -61,13 +64,28 @@ pub fn prepare(plan: &Plan, observer: &mut dyn Observer) -> Result<Data> {
         Some(path) => given_tokenizer(path, config)?,
         None => trained_tokenizer(&build, &content, plan.model.vocab_size, cache, observer)?,
     };
-    let shards = shards(&build, &content, &tokenizer, cache, observer)?;
-    let shards = Arc::new(shards);
-    let loader = Arc::new(loader(config, plan, Arc::clone(&shards))?);
-    Ok(Data { tokenizer: Arc::new(tokenizer), shards, loader })
+    let whole = Arc::new(shards(&build, &content, &tokenizer, cache, observer)?);
+    let mut units: Vec<(Unit, Arc<ShardSet>)> = Vec::new();
+    let mut loaders = Vec::new();
+    for stage in &plan.stages {
+        let set = match (units.iter().find(|(unit, _)| *unit == stage.unit), stage.unit) {
+            (Some((_, set)), _) => Arc::clone(set),
+            (None, Unit::Document) => Arc::clone(&whole),
+            (None, unit) => {
+                let build = BuildConfig { unit, ..build.clone() };
+                let content = caravan_dataset::content_hash(&build)?;
+                Arc::new(shards(&build, &content, &tokenizer, cache, observer)?)
+            }
+        };
+        loaders.push(Arc::new(loader(&stage.config, plan, Arc::clone(&set))?));
+        if units.iter().all(|(unit, _)| *unit != stage.unit) {
+            units.push((stage.unit, set));
+        }
+    }
+    Ok(Data { tokenizer: Arc::new(tokenizer), shards: whole, units, loaders })
 }
 
-/// A loader of training sequences as the configuration says.
+/// A loader of training sequences as the configuration, or a stage's, says.
 ///
 /// # Errors
 /// A sequence longer than the data, weights that do not fit the sources.
@@ -160,16 +178,17 @@ fn shards(
     for note in report.notes() {
         observer.event(&Event::Note(&format!("shards: {note}")));
     }
-    observer.event(&Event::Note(&describe_shards(&report)));
+    observer.event(&Event::Note(&describe_shards(&report, build.unit)));
     Ok(ShardSet::open(&dir)?)
 }
 
 /// One line on what was built.
-pub fn describe_shards(report: &BuildReport) -> String {
+pub fn describe_shards(report: &BuildReport, unit: Unit) -> String {
     let side = |c: &DocumentCounts| {
         format!(
-            "{} documents, {} tokens, {} bytes",
+            "{} {}s, {} tokens, {} bytes",
             group(c.documents),
+            unit.name(),
             group(c.tokens),
             group(c.text_bytes)
         )

@@ -13,6 +13,7 @@ mod check;
 mod config;
 mod console;
 mod data;
+mod engine_state;
 mod error;
 mod identity;
 mod memory;
@@ -24,26 +25,32 @@ mod ranks;
 mod report;
 mod run;
 mod run_dir;
+mod stages;
 mod state;
 mod step;
 mod validation;
 mod verify;
 
 pub use caravan_parallel::{NotFinite, StepOutcome, StepSettings};
+pub use check::layout;
 pub use config::{
     DataSection, KEYS, Key, ModelSection, OptimSection, ParallelSection, RunConfig, RunSection,
+    Stage,
 };
 pub use console::{Console, clock};
 pub use data::{Data, build_config, describe_shards, loader, prepare, write_whole};
+pub use engine_state::{restore_engine, save_engine};
 pub use error::{Result, TrainError};
 pub use memory::{Memory, parse_bytes, peak_rss_bytes, show_bytes};
 pub use metrics::{Communication, Metrics, Row, draw_loss, read_rows};
 pub use observer::{Event, Observer, Silent};
 pub use plan::{Plan, group};
 pub use rank_log::RankLog;
+pub use ranks::Ranks;
 pub use report::{Report, next_commands};
 pub use run::{Outcome, resume, resume_on, train, train_on};
 pub use run_dir::{OpenRun, RunDir, open_run};
+pub use stages::StagePlan;
 pub use state::{Position, new_optimizer};
 pub use step::{for_inference, step, step_of, to_device};
 pub use validation::{Sample, sample, samples, score, text_options};

@@ -14,6 +14,7 @@ use crate::check;
 use crate::config::RunConfig;
 use crate::error::{Result, TrainError};
 use crate::memory::{Memory, parse_bytes, show_bytes};
+use crate::stages::{self, StagePlan};
 
 /// A validated run, but for the vocabulary, which the tokenizer brings.
 #[derive(Clone, Debug)]
@@ -38,8 +39,8 @@ pub struct Plan {
     pub adamw: AdamWConfig,
     /// How the work is split over ranks.
     pub layout: Layout,
-    /// Micro-batches per update, of all ranks together.
-    pub n_micro_batches: usize,
+    /// At least one, in order.
+    pub stages: Vec<StagePlan>,
     /// Predicted bytes.
     pub memory: Memory,
 }
@@ -51,12 +52,9 @@ impl Plan {
     /// Any setting that cannot work, with what to change.
     pub fn new(config: RunConfig, device_name: &str) -> Result<Self> {
         let device = caravan_model::device::parse(device_name)?;
-        let mut config = config;
+        let mut config = config.with_sums_of_stages()?;
         check::run(&config)?;
-        check::data(&config)?;
-        let n_micro_batches = config.run.global_batch / config.run.micro_batch;
         let model = model_config(&config)?;
-        let layout = check::layout(&config, &model)?;
         let kernels = kernels(&config)?;
         let packing = choice(
             "packing",
@@ -68,6 +66,8 @@ impl Plan {
         let steps = config.run.steps;
         let warmup = *config.optim.warmup_steps.get_or_insert((steps / 50).min(1000));
         let min_lr = *config.optim.min_lr.get_or_insert(config.optim.peak_lr / 10.0);
+        let stages = stages::plan(&config, &model)?;
+        let layout = check::layout(&stages[0].config, &model)?;
         let schedule = LrSchedule::new(ScheduleConfig {
             schedule: config.optim.schedule.parse::<Schedule>()?,
             peak_lr: config.optim.peak_lr,
@@ -98,7 +98,7 @@ impl Plan {
                 "set grad_clip=1.0, or a very large number to clip nothing",
             ));
         }
-        let memory = Memory::predict(&model, &config, n_micro_batches);
+        let memory = stages::memory(&model, &stages);
         Ok(Self {
             config,
             model,
@@ -110,7 +110,7 @@ impl Plan {
             schedule,
             adamw,
             layout,
-            n_micro_batches,
+            stages,
             memory,
         })
     }
@@ -122,7 +122,7 @@ impl Plan {
     pub fn with_vocab(mut self, vocab_size: usize) -> Result<Self> {
         self.model.vocab_size = vocab_size;
         self.model.validate()?;
-        self.memory = Memory::predict(&self.model, &self.config, self.n_micro_batches);
+        self.memory = stages::memory(&self.model, &self.stages);
         if let Some(text) = &self.config.run.memory_limit {
             let limit = parse_bytes(text)?;
             if self.memory.total() > limit {
@@ -138,9 +138,10 @@ impl Plan {
         Ok(self)
     }
 
-    /// Tokens of one update, padding included.
-    pub fn tokens_per_step(&self) -> u64 {
-        (self.config.run.global_batch * self.config.run.seq_len) as u64
+    /// The stage of the update that comes after `step` updates.
+    pub fn stage_after(&self, step: u64) -> &StagePlan {
+        let begun = self.stages.iter().rev().find(|stage| stage.first_step <= step);
+        begun.expect("the first stage begins with the run")
     }
 
     /// The plan as it is printed before training.
@@ -172,20 +173,24 @@ impl Plan {
             .map(|(name, n)| format!("{name} {}", group(*n)))
             .collect();
         line("", parts.join(", "));
-        line(
-            "tokens/step",
-            format!(
-                "{} = {} micro-batches x {} sequences x {} tokens",
-                group(self.tokens_per_step()),
-                self.n_micro_batches,
-                run.micro_batch,
-                run.seq_len
-            ),
-        );
-        line(
-            "steps",
-            format!("{} ({} tokens)", group(run.steps), group(run.steps * self.tokens_per_step())),
-        );
+        for stage in &self.stages {
+            let (shape, n) = (&stage.config.run, stage.n_micro_batches);
+            let text = format!(
+                "{} = {n} micro-batches x {} sequences x {} tokens",
+                group(stage.tokens_per_step()),
+                shape.micro_batch,
+                shape.seq_len
+            );
+            match &stage.name {
+                None => line("tokens/step", text),
+                Some(name) => {
+                    let (unit, steps) = (stage.unit.name(), group(shape.steps));
+                    line("stage", format!("{name}: by the {unit}, {steps} steps of {text}"));
+                }
+            }
+        }
+        let tokens: u64 = self.stages.iter().map(StagePlan::tokens).sum();
+        line("steps", format!("{} ({} tokens)", group(run.steps), group(tokens)));
         line(
             "schedule",
             format!(
@@ -206,10 +211,11 @@ impl Plan {
         );
         if self.layout.world() > 1 {
             line("ranks", format!("{}: {}", self.layout.world(), self.layout.describe()));
+            let first = &self.stages[0];
             let step = StepShape {
-                n_micro_batches: self.n_micro_batches,
-                rows: run.micro_batch,
-                seq_len: run.seq_len,
+                n_micro_batches: first.n_micro_batches,
+                rows: first.config.run.micro_batch,
+                seq_len: first.config.run.seq_len,
                 activations: self.activations,
             };
             let sent = expected_traffic(&self.layout, m, step, 0);

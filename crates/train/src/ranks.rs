@@ -7,21 +7,23 @@ use crate::identity::Identity;
 
 /// All ranks of a run, seen from one.
 #[derive(Clone, Debug)]
-pub(crate) struct Ranks {
+pub struct Ranks {
     world: Communicator,
 }
 
 impl Ranks {
-    pub(crate) fn new(world: Communicator) -> Self {
+    /// The ranks of `world`.
+    pub fn new(world: Communicator) -> Self {
         Self { world }
     }
 
     /// Whether this rank speaks to the user and to the disk.
-    pub(crate) fn is_first(&self) -> bool {
+    pub fn is_first(&self) -> bool {
         self.world.rank() == 0
     }
 
-    pub(crate) fn rank(&self) -> usize {
+    /// This one's number.
+    pub fn rank(&self) -> usize {
         self.world.rank()
     }
 
@@ -41,7 +43,7 @@ impl Ranks {
     ///
     /// # Errors
     /// The first that did, on every rank.
-    pub(crate) fn equal(&self, mine: &str, help: &'static str) -> Result<()> {
+    pub fn equal(&self, mine: &str, help: &'static str) -> Result<()> {
         let all = self.gather(mine.as_bytes());
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         match all.iter().position(|other| *other != all[0]) {
@@ -59,7 +61,7 @@ impl Ranks {
     ///
     /// # Errors
     /// This rank's own error, or what the first of the others says.
-    pub(crate) fn agree<T>(&self, result: Result<T>) -> Result<T> {
+    pub fn agree<T>(&self, result: Result<T>) -> Result<T> {
         let mine = result.as_ref().map_or_else(|error| error.to_string(), |_| String::new());
         let all = self.world.all_gather_v(mine.as_bytes());
         let failed = all.iter().enumerate().find(|(_, text)| !text.is_empty());
@@ -77,7 +79,7 @@ impl Ranks {
     ///
     /// # Errors
     /// As [`agree`](Self::agree).
-    pub(crate) fn first<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
+    pub fn first<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
         self.agree(if self.is_first() { work().map(Some) } else { Ok(None) })
     }
 
@@ -85,7 +87,7 @@ impl Ranks {
     ///
     /// # Errors
     /// As [`agree`](Self::agree).
-    pub(crate) fn first_then_others<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    pub fn first_then_others<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         if self.is_first() {
             let made = self.agree(work())?;
             return self.agree(Ok(made));
@@ -95,25 +97,25 @@ impl Ranks {
     }
 
     /// The first rank's bytes, on every rank.
-    pub(crate) fn tell(&self, bytes: &[u8]) -> Vec<u8> {
+    pub fn tell(&self, bytes: &[u8]) -> Vec<u8> {
         let mine = if self.is_first() { bytes } else { &[] };
         self.world.all_gather_v(mine).swap_remove(0)
     }
 
     /// Everybody's bytes, in rank order.
-    pub(crate) fn gather(&self, bytes: &[u8]) -> Vec<Vec<u8>> {
+    pub fn gather(&self, bytes: &[u8]) -> Vec<Vec<u8>> {
         self.world.all_gather_v(bytes)
     }
 
     /// Whether any rank says yes.
-    pub(crate) fn any(&self, yes: bool) -> bool {
+    pub fn any(&self, yes: bool) -> bool {
         let mut answer = [u8::from(yes)];
         self.world.all_reduce(ReduceOp::Max, &mut answer);
         answer[0] == 1
     }
 
     /// The largest of the ranks' numbers.
-    pub(crate) fn largest(&self, value: f64) -> f64 {
+    pub fn largest(&self, value: f64) -> f64 {
         let mut values = [value];
         self.world.all_reduce(ReduceOp::Max, &mut values);
         values[0]

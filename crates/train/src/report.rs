@@ -26,6 +26,8 @@ const NGRAM_MAX_BYTES: u64 = 32 << 20;
 pub struct Report {
     /// Score of the whole validation text; `None` if nothing was held back.
     pub validation: Option<TextScore>,
+    /// Score of the same text as each stage of a curriculum reads it, by the stage's name; empty for a run of one scale.
+    pub scales: Vec<(String, TextScore)>,
     /// Bits per byte of the interpolated byte 6-gram on the same text; `None` if not computed.
     pub ngram_bits_per_byte: Option<f64>,
     /// Entropy of the corpus where its generator tells it, bits per byte.
@@ -50,6 +52,11 @@ pub(crate) fn write(
 ) -> Result<Report> {
     export(model, data, &dir.export())?;
     let validation = validation::score(model, plan, data, u64::MAX)?;
+    let mut scales = Vec::new();
+    for stage in &plan.stages {
+        let score = validation::score_stage(model, stage, data)?;
+        scales.extend(stage.name.clone().zip(score));
+    }
     let ngram_bits_per_byte = ngram(data)?;
     let corpus_bits_per_byte = corpus_entropy(&plan.config.data.text);
     let mut samples = Vec::new();
@@ -58,6 +65,7 @@ pub(crate) fn write(
     }
     let mut report = Report {
         validation,
+        scales,
         ngram_bits_per_byte,
         corpus_bits_per_byte,
         samples,
@@ -167,6 +175,7 @@ fn markdown(
         ));
     }
     line(String::new());
+    by_scale(report, plan, &mut line);
     line("![loss](loss.svg)".to_owned());
     line(String::new());
     line("## Samples".to_owned());
@@ -178,6 +187,37 @@ fn markdown(
     let _ = write!(out, "## Where everything lies\n\n{}", files(dir));
     let _ = write!(out, "\n## What to try next\n\n```\n{}```\n", next_commands(dir));
     out
+}
+
+/// A table of the stages of a curriculum.
+fn by_scale(report: &Report, plan: &Plan, line: &mut dyn FnMut(String)) {
+    if plan.stages.iter().all(|stage| stage.name.is_none()) {
+        return;
+    }
+    line("## By scale".to_owned());
+    line(String::new());
+    line("| stage | text by the | tokens seen at once | steps | training tokens | validation bits per byte | perplexity per token |".to_owned());
+    line("|---|---|---|---|---|---|---|".to_owned());
+    for stage in &plan.stages {
+        let (name, run) = (stage.name.as_deref().unwrap_or_default(), &stage.config.run);
+        let score = report.scales.iter().find(|(scored, _)| scored == name).map(|(_, s)| s);
+        let scored = score.map_or("- | -".to_owned(), |s| {
+            format!("{:.4} | {:.3}", s.bits_per_byte(), s.perplexity())
+        });
+        line(format!(
+            "| {name} | {} | {} | {} | {} | {scored} |",
+            stage.unit.name(),
+            run.seq_len,
+            group(run.steps),
+            group(stage.tokens())
+        ));
+    }
+    line(String::new());
+    line(
+        "Validation is of the trained model: the held-back text cut as the stage cuts it, in windows of the stage's length."
+            .to_owned(),
+    );
+    line(String::new());
 }
 
 fn files(dir: &RunDir) -> String {

@@ -24,6 +24,7 @@ use crate::plan::Plan;
 use crate::ranks::Ranks;
 use crate::report::{self, Report};
 use crate::run_dir::RunDir;
+use crate::stages::StagePlan;
 use crate::state::{self, Position};
 use crate::step::{for_inference, step_of, to_device};
 use crate::validation;
@@ -158,8 +159,9 @@ fn start(
 ) -> Result<Outcome> {
     let data = ranks.first_then_others(|| data::prepare(plan, observer))?;
     // Their name is a hash of text and tokenizer.
-    let shards = data.shards.dir().file_name().unwrap_or_default().to_string_lossy();
-    ranks.equal(&format!("the shards `{shards}`"), "give all ranks the same text and tokenizer")?;
+    let sets = data.units.iter().map(|(_, set)| set).chain([&data.shards]);
+    let names: Vec<_> = sets.map(|set| set.dir().file_name().unwrap_or_default()).collect();
+    ranks.equal(&format!("the shards {names:?}"), "give all ranks the same text and tokenizer")?;
     let plan = ranks.agree(plan.clone().with_vocab(data.tokenizer.vocab_size()))?;
     ranks.first(|| {
         dir.check_shards(data.shards.dir())?;
@@ -204,6 +206,9 @@ fn start(
     run.go(engine, optimizer, position, stop, observer)
 }
 
+/// Batches that are read ahead.
+type Feed = caravan_dataset::Prefetch;
+
 struct Run<'a> {
     plan: &'a Plan,
     ranks: &'a Ranks,
@@ -228,14 +233,20 @@ impl Run<'_> {
         observer: &mut dyn Observer,
     ) -> Result<Outcome> {
         let run = &self.plan.config.run;
-        let n = self.plan.n_micro_batches;
-        let mine = engine.micro_batches(n);
-        let mut batches = Arc::clone(&self.data.loader)
-            .prefetch(sequences(position.next_sequence, run, &mine), run.micro_batch);
         let groups = ParamGroups::default();
+        let mut feed: Option<Feed> = None;
         while position.step < run.steps && !self.ranks.any(stop.load(Ordering::Relaxed)) {
             let begun = Instant::now();
-            let read = (&mut batches).take(mine.len());
+            let stage = self.plan.stage_after(position.step);
+            if position.step == stage.first_step {
+                position.next_sequence = 0;
+                feed = None;
+            }
+            let n = stage.n_micro_batches;
+            let mine = engine.micro_batches(n);
+            let batches =
+                feed.get_or_insert_with(|| self.feed(position.next_sequence, stage, &mine));
+            let read = batches.take(mine.len());
             let read = read.collect::<std::result::Result<Vec<_>, _>>();
             let read = if self.plan.layout.world() == 1 {
                 read?
@@ -257,11 +268,12 @@ impl Run<'_> {
                 .map_err(|found| self.not_finite(position, found))?;
             let secs = self.ranks.largest(begun.elapsed().as_secs_f64());
             position.step += 1;
-            position.next_sequence += run.global_batch as u64;
+            position.next_sequence += stage.config.run.global_batch as u64;
             position.tokens += outcome.loss.tokens;
             position.elapsed_secs = self.elapsed();
             let mut row = Row {
                 step: position.step,
+                stage: stage.name.clone(),
                 tokens: position.tokens,
                 train_loss: Some(outcome.loss.mean()),
                 lr: Some(settings.lr),
@@ -288,7 +300,7 @@ impl Run<'_> {
                 self.save(&engine, &optimizer, position, observer)?;
             }
         }
-        drop(batches);
+        drop(feed);
         if position.step < run.steps {
             let checkpoint = self.save(&engine, &optimizer, position, observer)?;
             return Ok(Outcome::Stopped { step: position.step, steps: run.steps, checkpoint });
@@ -298,6 +310,14 @@ impl Run<'_> {
             Some(report) => Ok(Outcome::Finished(Box::new(report))),
             None => Ok(Outcome::Assisted),
         }
+    }
+
+    /// The micro-batches of this rank in a stage, from a sequence on.
+    fn feed(&self, next: u64, stage: &StagePlan, mine: &[u64]) -> Feed {
+        let index = self.plan.stages.iter().position(|other| other.first_step == stage.first_step);
+        let loader = &self.data.loaders[index.expect("a stage of the plan")];
+        let run = &stage.config.run;
+        Arc::clone(loader).prefetch(sequences(next, run, mine), run.micro_batch)
     }
 
     /// Scores the validation text into `row`, and lets the model write.
@@ -385,7 +405,8 @@ impl Run<'_> {
     }
 
     fn not_finite(&self, position: Position, found: NotFinite) -> TrainError {
-        let last = position.next_sequence + self.plan.config.run.global_batch as u64 - 1;
+        let stage = self.plan.stage_after(position.step);
+        let last = position.next_sequence + stage.config.run.global_batch as u64 - 1;
         let shards = self.data.shards.dir().display();
         TrainError::NotFinite {
             step: position.step + 1,

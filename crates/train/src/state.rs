@@ -1,18 +1,18 @@
 //! Between a checkpoint and the live state of a run.
 //!
-//! Tensors are stored under `model/<path>`, `adam_m/<path>` and `adam_v/<path>`; the position in the
-//! data is the number of sequences consumed, which with (seed, epoch, index) is all there is to it.
+//! The position in the data is the number of sequences consumed, which with (seed, epoch, index) is all there is to it.
 
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Tensor, TensorData};
-use caravan_checkpoint::{Checkpoint, Meta, RankFile, SaveTensor, Shard, Staging, save_rank};
+use caravan_checkpoint::{Checkpoint, Meta};
 use caravan_model::{Llama, LlamaConfig};
-use caravan_optim::{AdamW, ParamState, Placement};
-use caravan_parallel::{Engine, StatePart};
+use caravan_optim::{AdamW, Placement};
+use caravan_parallel::Engine;
 use caravan_tokenizer::{Encode, Tokenizer};
 use serde::{Deserialize, Serialize};
 
+use crate::engine_state::{restore_engine, save_engine};
 use crate::error::{Result, TrainError};
 use crate::plan::Plan;
 use crate::ranks::Ranks;
@@ -49,38 +49,7 @@ pub(crate) fn save(
         data: serde_json::to_value(position).expect("a position is JSON"),
         state: serde_json::Value::Null,
     };
-    let staging = ranks.first(|| Ok(Staging::begin(root, position.step)?))?;
-    let name = ranks.tell(staging.as_ref().map_or(&[], |staging| staging.name().as_bytes()));
-    let name = String::from_utf8(name).expect("the first rank tells a name");
-    let mut tensors = Vec::new();
-    for part in engine.state_parts().iter().filter(|part| part.saves) {
-        let (path, shard) = (part.path.clone(), shard_of(part));
-        let weights = part.clone();
-        let model = SaveTensor::lazy_f32_part(format!("model/{path}"), shard.clone(), move || {
-            engine.weights(&weights)
-        });
-        tensors.push(model);
-        // Copied one by one when they are written, not all at once.
-        let moments: [(&str, fn(ParamState) -> Vec<f32>); 2] =
-            [("adam_m", |state| state.moment1), ("adam_v", |state| state.moment2)];
-        for (name, moment) in moments {
-            let (from, name) = (path.clone(), format!("{name}/{path}"));
-            let n = part.elements.len();
-            tensors.push(SaveTensor::lazy_f32_part(name, shard.clone(), move || {
-                // Before the first update both moments are zero.
-                optimizer.export(&from).map_or_else(|| vec![0.0; n], moment)
-            }));
-        }
-    }
-    let report = save_rank(root, &name, ranks.rank(), &mut tensors.into_iter());
-    let report = ranks.agree(report.map_err(TrainError::from))?;
-    let reports = ranks.gather(&report.to_json());
-    ranks.first(|| {
-        let reports: std::result::Result<Vec<_>, _> =
-            reports.iter().map(|bytes| RankFile::from_json(bytes)).collect();
-        Ok(staging.expect("the first rank has it").commit(&meta, reports?)?)
-    })?;
-    Ok(caravan_checkpoint::step_dir(root, position.step))
+    save_engine(root, position.step, &meta, engine, optimizer, ranks)
 }
 
 /// Restores weights, optimizer and position from a checkpoint that any layout saved. Each rank reads what it holds.
@@ -103,17 +72,8 @@ pub(crate) fn restore(
     }
     let position: Position = serde_json::from_value(checkpoint.manifest().data.clone())
         .map_err(|e| damaged(path, format!("its data position cannot be read: {e}")))?;
-    let read = |kind: &str, part: &StatePart| {
-        checkpoint.read(&format!("{kind}/{}", part.path), &shard_of(part))
-    };
-    engine.load_weights(&mut |part| read("model", part))?;
-    let mut optimizer = new_optimizer(plan)?;
-    for part in engine.state_parts() {
-        let (moment1, moment2) = (read("adam_m", &part)?, read("adam_v", &part)?);
-        let n = part.elements.len();
-        let state = ParamState { step: position.step, moment1, moment2 };
-        optimizer.import(&part.path, n, state, &plan.device)?;
-    }
+    let optimizer = new_optimizer(plan)?;
+    let optimizer = restore_engine(checkpoint, engine, optimizer, position.step)?;
     Ok((optimizer, position))
 }
 
@@ -124,16 +84,6 @@ pub(crate) fn with_way_out(error: TrainError, root: &Path) -> TrainError {
         (TrainError::Checkpoint(_), Err(whole)) => whole.into(),
         (error, _) => error,
     }
-}
-
-/// Where a rank's part of a parameter lies in the whole.
-fn shard_of(part: &StatePart) -> Shard {
-    let shard = Shard::whole(&part.shape);
-    let shard = match &part.slice {
-        Some((dim, range)) => shard.slice(*dim, range.clone()),
-        None => shard,
-    };
-    shard.elements(part.elements.clone())
 }
 
 /// An optimizer without state; on Flex tensors are host memory, where one fused pass is quicker.

@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 
+use caravan_dataset::ShardSet;
 use caravan_eval::{EvalDocument, TextOptions, TextScore, evaluate_text};
 use caravan_generate::{Options, Sampler, generate};
 use caravan_model::Forward;
@@ -10,6 +11,7 @@ use caravan_tokenizer::Encode;
 use crate::data::Data;
 use crate::error::Result;
 use crate::plan::Plan;
+use crate::stages::StagePlan;
 
 /// A prompt and what the model made of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,7 +43,40 @@ pub fn score(
     data: &Data,
     max_tokens: u64,
 ) -> Result<Option<TextScore>> {
-    let val = data.shards.val();
+    score_set(model, &data.shards, &text_options(plan), max_tokens)
+}
+
+/// The held-back text as a stage reads it: cut as the stage cuts it, in windows of the stage's length. `None` for a run that
+/// is one stage, and if nothing was held back.
+///
+/// # Errors
+/// As [`score`].
+pub(crate) fn score_stage(
+    model: &dyn Forward,
+    stage: &StagePlan,
+    data: &Data,
+) -> Result<Option<TextScore>> {
+    let set = data.units.iter().find(|(unit, _)| *unit == stage.unit).map(|(_, set)| set);
+    let run = &stage.config.run;
+    let options = TextOptions {
+        seq_len: run.seq_len,
+        rows: run.micro_batch,
+        packed: stage.config.data.document_mask,
+        stride: run.seq_len,
+    };
+    match set.filter(|_| stage.name.is_some()) {
+        Some(set) => score_set(model, set, &options, u64::MAX),
+        None => Ok(None),
+    }
+}
+
+fn score_set(
+    model: &dyn Forward,
+    set: &ShardSet,
+    options: &TextOptions,
+    max_tokens: u64,
+) -> Result<Option<TextScore>> {
+    let val = set.val();
     if val.n_documents() == 0 {
         return Ok(None);
     }
@@ -56,7 +91,7 @@ pub fn score(
         budget = budget.saturating_sub(tokens.len() as u64);
         documents.push(EvalDocument { tokens, n_bytes: document.n_bytes() as u64 });
     }
-    Ok(Some(evaluate_text(model, documents, &text_options(plan))?))
+    Ok(Some(evaluate_text(model, documents, options)?))
 }
 
 /// One continuation per source, from the beginning of one of its validation documents, another one

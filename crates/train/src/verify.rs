@@ -7,13 +7,14 @@ use crate::plan::Plan;
 impl Plan {
     /// What [`caravan_parallel::verify`] is to hold against one rank: this run, but for its text.
     pub fn verify_case(&self) -> Case {
-        let run = &self.config.run;
+        // Of a curriculum the first stage.
+        let (run, n_micro_batches) = (&self.stages[0].config.run, self.stages[0].n_micro_batches);
         Case {
             model: self.model.clone(),
             layout: self.layout,
             seq_len: run.seq_len,
             micro_batch: run.micro_batch,
-            n_micro_batches: self.n_micro_batches,
+            n_micro_batches,
             document_mask: self.config.data.document_mask,
             kernels: self.kernels,
             activations: self.activations,

@@ -1,56 +1,16 @@
-use std::collections::BTreeMap;
-
 use burn::tensor::Device;
 use caravan_finetune::{
-    Classifier, Example, Outcome, SavedClassifier, Settings, class_names, classify, measure,
-    predict,
+    Classifier, Example, Outcome, SavedClassifier, Settings, class_names, measure, predict,
 };
-use caravan_model::{Kernels, Llama, LlamaConfig, preset};
-use caravan_tokenizer::{ByteTokenizer, Encode as _};
+use caravan_model::Llama;
+use caravan_tokenizer::ByteTokenizer;
 
-fn base(device: &Device) -> Llama {
-    let vocab_size = ByteTokenizer::new().vocab_size();
-    let config = LlamaConfig { vocab_size, init_std: 0.1, ..preset("tiny").unwrap() };
-    Llama::init(&config, 3, Kernels::Fused, device).unwrap()
-}
-
-/// Which of two letters is in the text?
-fn examples(n: usize) -> Vec<Example> {
-    let one = |i: usize| {
-        let label = if i * i % 5 < 2 { "x" } else { "y" };
-        let text = format!("{}{label}{}", i % 7, "z".repeat(i % 4));
-        Example { line: i + 1, text, label: label.to_owned() }
-    };
-    (0..n).map(one).collect()
-}
-
-fn settings(changes: &[&str]) -> Settings {
-    let mut settings = Settings::default();
-    for change in
-        ["epochs=8", "batch=16", "evals_per_epoch=1", "peak_lr=5e-3"].iter().chain(changes)
-    {
-        settings.set(change).unwrap();
-    }
-    settings
-}
+use crate::support::{base, classified, examples, parameters, settings};
 
 fn trained(settings: &Settings) -> (Outcome, Vec<String>) {
     let all = examples(160);
     let (train, dev) = all.split_at(120);
-    let names = class_names("f".as_ref(), train).unwrap();
-    let model = base(&Device::flex().autodiff());
-    let tokenizer = ByteTokenizer::new();
-    let outcome =
-        classify(model, &tokenizer, &names, [train, dev], settings, &mut |_| Ok(())).unwrap();
-    (outcome, names)
-}
-
-fn parameters(model: &Llama) -> BTreeMap<String, Vec<f32>> {
-    let mut all = BTreeMap::new();
-    model.flat(&mut |path, _, values| {
-        all.insert(path.to_owned(), values.into_data().try_into_vec().unwrap());
-    });
-    all
+    (classified([train, dev], settings).unwrap(), class_names("f".as_ref(), train).unwrap())
 }
 
 #[test]
@@ -126,18 +86,8 @@ fn a_saved_classifier_is_the_same_one() {
 #[test]
 fn what_cannot_be_trained_is_refused() {
     let all = examples(40);
-    let names = class_names("f".as_ref(), &all).unwrap();
     let refused = |changes: &[&str], dev: &[Example]| {
-        let model = base(&Device::flex().autodiff());
-        let result = classify(
-            model,
-            &ByteTokenizer::new(),
-            &names,
-            [&all, dev],
-            &settings(changes),
-            &mut |_| Ok(()),
-        );
-        result.unwrap_err().to_string()
+        classified([&all, dev], &settings(changes)).unwrap_err().to_string()
     };
     let long = vec![Example { text: "x".repeat(300), ..all[0].clone() }];
     assert!(refused(&[], &long).contains("the example at line 1 has 302 tokens"));
@@ -148,9 +98,54 @@ fn what_cannot_be_trained_is_refused() {
     assert!(refused(&[], &other).contains("`w` does not occur in training"));
     // Cut where that is asked for.
     for truncate in ["truncate=head", "truncate=tail"] {
-        let model = base(&Device::flex().autodiff());
-        let settings = settings(&[truncate, "epochs=1"]);
-        let tokenizer = ByteTokenizer::new();
-        classify(model, &tokenizer, &names, [&all, &long], &settings, &mut |_| Ok(())).unwrap();
+        classified([&all, &long], &settings(&[truncate, "epochs=1"])).unwrap();
     }
+}
+
+#[test]
+fn blocks_near_the_input_learn_slower_where_that_is_asked_for() {
+    let before = parameters(&base(&Device::flex()));
+    let moved = |changes: &[&str], path: &str| {
+        let settings = settings(&[&["method=full", "epochs=1", "warmup=0"], changes].concat());
+        let after = parameters(&trained(&settings).0.model);
+        let change = after[path].iter().zip(&before[path]).map(|(a, b)| f64::from((a - b).abs()));
+        change.sum::<f64>() / before[path].len() as f64
+    };
+    let decay = &["layer_decay=0.1"][..];
+    for (path, ratio) in
+        [("embed.weight", 1e-3), ("blocks.0.wq.weight", 1e-2), ("blocks.1.wq.weight", 1e-1)]
+    {
+        let (all, slow) = (moved(&[], path), moved(decay, path));
+        // The directions differ a little, the sizes of Adam's steps do not.
+        assert!((slow / all / ratio - 1.0).abs() < 0.5, "{path}: {slow} of {all}");
+    }
+}
+
+#[test]
+fn a_rare_class_is_found_where_it_counts_as_much() {
+    // One in eight is of class x, and nothing tells the two apart: what is likelier is said.
+    let one = |i: usize| Example {
+        line: i + 1,
+        text: "the same".to_owned(),
+        label: if i % 8 == 0 { "x" } else { "y" }.to_owned(),
+    };
+    let all: Vec<Example> = (0..160).map(one).collect();
+    let names = class_names("f".as_ref(), &all).unwrap();
+    let rate = |weights: &str, dev: &[Example]| {
+        let settings = settings(&[&format!("class_weights={weights}"), "metric=loss"]);
+        let model = classified([&all, dev], &settings).unwrap().model;
+        let texts = ["the same".to_owned()];
+        predict(&model, &ByteTokenizer::new(), &names, &texts, 128, &settings).unwrap()[0][0]
+    };
+    let plain = rate("", &all);
+    assert!((plain - 0.125).abs() < 0.08, "{plain}");
+    let balanced = rate("x:7,y:1", &[all[0].clone(), all[1].clone()]);
+    assert!((balanced - 0.5).abs() < 0.1, "{balanced}");
+    let refused = |weights: &str| {
+        let settings = settings(&[&format!("class_weights={weights}")]);
+        classified([&all, &all], &settings).unwrap_err().to_string()
+    };
+    assert!(refused("z:1").contains("there is no class `z`"));
+    assert!(refused("x:0").contains("a weight is a number above 0"));
+    assert!(refused("heavy").contains("`balanced`"));
 }

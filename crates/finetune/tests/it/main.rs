@@ -4,5 +4,11 @@
 
 /// Classifiers: training, saving, what stays frozen.
 mod classify;
+/// Answers: what is learned, and from what.
+mod instruct;
 /// PEFT's files, in and out.
 mod peft;
+/// Interrupted, resumed, on ranks: the same bits.
+mod runs;
+/// What tests share: a model, examples, a session.
+mod support;

@@ -24,12 +24,14 @@ impl RunConfig {
     /// # Errors
     /// As [`RunConfig::from_file`].
     pub fn from_toml(text: &str, path: &Path) -> Result<Self> {
-        let table: Table = toml::from_str(text).map_err(|e| TrainError::BadToml {
+        let mut table: Table = toml::from_str(text).map_err(|e| TrainError::BadToml {
             path: path.to_path_buf(),
             problem: toml_problem(&e, text),
         })?;
         let origin = format!("configuration `{}`", path.display());
-        from_sections(sort_into_sections(table, &origin)?, &origin)
+        let stages = super::stage::take(&mut table, &origin)?;
+        let config = from_sections(sort_into_sections(table, &origin)?, &origin)?;
+        Ok(Self { stages, ..config })
     }
 
     /// Applies `key=value` words in order.
@@ -73,19 +75,21 @@ impl RunConfig {
     /// Keys that differ from `other` and that a resumed run may not change, with both values.
     pub fn identity_changes(&self, other: &Self) -> Vec<(&'static str, String, String)> {
         let pairs = self.values().into_iter().zip(other.values());
-        KEYS.iter()
+        let names = KEYS.iter().map(|key| (key.name, key.free)).chain([("stages", false)]);
+        names
             .zip(pairs)
-            .filter(|(key, ((_, a), (_, b)))| !key.free && a != b)
-            .map(|(key, ((_, a), (_, b)))| (key.name, a, b))
+            .filter(|((_, free), ((_, a), (_, b)))| !free && a != b)
+            .map(|((name, _), ((_, a), (_, b)))| (name, a, b))
             .collect()
     }
 
-    /// Every key of [`KEYS`] with its value as it is written, `unset` where it has none.
+    /// Every key of [`KEYS`], and the stages, with its value as it is written, `unset` where it has none.
     pub(crate) fn values(&self) -> Vec<(&'static str, String)> {
         let table = Table::try_from(self).expect("a configuration is a TOML table");
         let value = |key: &Key| table.get(key.section).and_then(|section| section.get(key.name));
         let text = |key| value(key).map_or("unset".to_owned(), ToString::to_string);
-        KEYS.iter().map(|key| (key.name, text(key))).collect()
+        let stages = table.get("stages").map_or("none".to_owned(), ToString::to_string);
+        KEYS.iter().map(|key| (key.name, text(key))).chain([("stages", stages)]).collect()
     }
 }
 

@@ -5,10 +5,12 @@
 
 mod keys;
 mod load;
+mod stage;
 
 use serde::{Deserialize, Serialize};
 
 pub use keys::{KEYS, Key};
+pub use stage::Stage;
 
 /// Everything a run can be told; saved resolved as `config.toml` in the run folder.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -24,6 +26,9 @@ pub struct RunConfig {
     pub optim: OptimSection,
     /// How the work is split over ranks.
     pub parallel: ParallelSection,
+    /// Stages of different scale, one after the other; none is a run of one scale.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<Stage>,
 }
 
 /// `[run]`

@@ -21,6 +21,9 @@ use crate::error::Result;
 pub struct Row {
     /// Updates done, from 1.
     pub step: u64,
+    /// The stage of the curriculum, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<String>,
     /// Target tokens trained on so far.
     pub tokens: u64,
     /// Mean negative log-likelihood of the step's targets, nats.

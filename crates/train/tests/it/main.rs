@@ -4,4 +4,5 @@
 mod python; // TensorBoard's own reader sees what we wrote
 mod reference; // one update is the update of PyTorch
 mod runs; // stopping, resuming, recomputing, packing, mixing
+mod stages; // a curriculum of scales
 mod support; // a text, a configuration, an observer that remembers

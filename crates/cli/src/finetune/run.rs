@@ -1,0 +1,190 @@
+//! What every kind of fine-tuning shares: settings, ranks, the folder with the state of a run, and its measurements.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context as _, Result, bail};
+use caravan_collective::{Communicator, threads};
+use caravan_finetune::{Progress, Session, Settings};
+use caravan_model::{Kernels, Llama};
+
+use crate::source::{Loaded, Source};
+use crate::{output, ranks, train};
+
+/// Where a run writes, and how it is split.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RunArgs {
+    /// Folder of the result.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Go on with the run in --out, which was interrupted; give all other arguments again.
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// Ranks to split the work over.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) ranks: usize,
+    /// How ranks talk: threads or mpi.
+    #[arg(long, default_value = "threads", value_parser = ["threads", "mpi"])]
+    pub(crate) transport: String,
+    /// Settings, key=value.
+    #[arg(value_name = "KEY=VALUE")]
+    pub(crate) settings: Vec<String>,
+}
+
+/// Keys of all kinds of fine-tuning, for their help.
+pub(crate) const KEYS: &str =
+    "seed epochs batch micro_batch seq_len truncate peak_lr warmup weight_decay grad_clip
+  method lora_rank lora_alpha lora_targets freeze layer_decay evals_per_epoch patience metric dtype
+  data_parallel zero_stage shard_parallel pipeline_parallel context_parallel ...";
+
+impl RunArgs {
+    /// `default` with what the command line says on top.
+    pub(crate) fn settings(&self, default: Settings) -> Result<Settings> {
+        let mut settings = default;
+        for assignment in &self.settings {
+            settings.set(assignment)?;
+        }
+        let p = &mut settings.parallel;
+        let rest = p.tensor_parallel * p.pipeline_parallel * p.context_parallel * p.shard_parallel;
+        let is_set = self.settings.iter().any(|s| s.starts_with("data_parallel="));
+        if !is_set && rest > 0 && self.ranks.is_multiple_of(rest) {
+            p.data_parallel = self.ranks / rest;
+        }
+        // One for each rank, so that `--ranks 2` alone works.
+        let replicas = p.data_parallel * p.shard_parallel;
+        let is_set = self.settings.iter().any(|s| s.starts_with("micro_batch="));
+        if !is_set && replicas > 1 && settings.batch.is_multiple_of(replicas) {
+            settings.micro_batch = settings.batch / replicas;
+        }
+        settings.validate()?;
+        Ok(settings)
+    }
+
+    /// Refuses a folder with a result, and one with the state of a run that nobody asked to go on with.
+    pub(crate) fn check(&self, result: &str) -> Result<()> {
+        let (out, state) = (self.out.display(), self.state());
+        if self.out.join(result).exists() {
+            bail!("`{out}` already holds a `{result}`\nhelp: give a new folder with --out");
+        }
+        if state.exists() && !self.resume {
+            bail!(
+                "`{out}` holds a run that was interrupted\nhelp: add --resume to go on with it, or give a new folder with --out"
+            );
+        }
+        Ok(())
+    }
+
+    /// Folder of the checkpoints while it runs.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.out.join("state")
+    }
+
+    /// Runs `body` on every rank, with what stops it.
+    pub(crate) fn on_ranks(
+        &self,
+        body: impl Fn(&Communicator, &Arc<AtomicBool>) -> Result<ExitCode> + Send + Sync,
+    ) -> Result<ExitCode> {
+        if self.ranks == 0 {
+            bail!("--ranks 0\nhelp: use --ranks 1 or more");
+        }
+        if self.transport == "mpi" {
+            return ranks::over_mpi(self.ranks, |world| {
+                let stop = Arc::new(AtomicBool::new(false));
+                let rank =
+                    if world.size() > 1 { train::Rank::Process } else { train::Rank::Thread };
+                ranks::agreed(world, train::stop_on_signals(&stop, rank))?;
+                body(world, &stop)
+            });
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        train::stop_on_signals(&stop, train::Rank::Thread)?;
+        if self.ranks == 1 {
+            return body(&Communicator::alone(), &stop);
+        }
+        let codes = threads::run(self.ranks, |world| body(&world, &stop));
+        let codes = codes.map_err(|failed| anyhow::anyhow!("{failed}"))?;
+        codes.into_iter().next().expect("a code from every rank")
+    }
+
+    /// What the library is told of this run.
+    pub(crate) fn session<'a>(
+        &self,
+        state: &'a Path,
+        world: &Communicator,
+        stop: &'a AtomicBool,
+    ) -> Session<'a> {
+        Session { state, world: world.clone(), stop }
+    }
+
+    /// Tells how to go on with a run that was stopped.
+    pub(crate) fn stopped(&self, step: u64, steps: u64) -> ExitCode {
+        output::note(&format!(
+            "stopped after update {step} of {steps}, saved in `{}`\nhelp: go on with the same command and --resume",
+            self.state().display()
+        ));
+        ExitCode::from(train::INTERRUPTED)
+    }
+
+    /// Forgets the checkpoints of a run that is done.
+    pub(crate) fn clear(&self) -> Result<()> {
+        let state = self.state();
+        match state.exists() {
+            true => std::fs::remove_dir_all(&state)
+                .with_context(|| format!("removing {}", state.display())),
+            false => Ok(()),
+        }
+    }
+}
+
+/// The model to be trained, with the kernels that `settings` ask for. The first rank speaks about it.
+pub(crate) fn load(source: &Source, settings: &Settings) -> Result<(Loaded, Llama)> {
+    let loaded = source.load_trainable()?;
+    let kernels = if settings.dtype == "bf16" { Kernels::FusedBf16 } else { Kernels::Fused };
+    let model = loaded.model.clone().with_kernels(kernels);
+    Ok((loaded, model))
+}
+
+/// The measurements of a run, a JSON line each, those of an interrupted one in front.
+#[derive(Debug)]
+pub(crate) struct Rows {
+    path: PathBuf,
+    file: std::fs::File,
+}
+
+impl Rows {
+    /// Opens `OUT/metrics.jsonl`.
+    pub(crate) fn open(out: &Path, resume: bool) -> Result<Self> {
+        std::fs::create_dir_all(out).with_context(|| format!("creating {}", out.display()))?;
+        let path = out.join("metrics.jsonl");
+        let mut options = OpenOptions::new();
+        options.create(true);
+        if resume {
+            options.append(true)
+        } else {
+            options.write(true).truncate(true)
+        };
+        let file = options.open(&path).with_context(|| format!("opening {}", path.display()))?;
+        Ok(Self { path, file })
+    }
+
+    /// Writes one.
+    pub(crate) fn write(&mut self, row: &serde_json::Value) -> Result<()> {
+        writeln!(self.file, "{row}").with_context(|| format!("writing {}", self.path.display()))
+    }
+}
+
+/// A measurement as a line for people; `scores` is what was measured.
+pub(crate) fn show<S>(progress: &Progress<S>, scores: &str) -> String {
+    format!(
+        "{}/{}  loss {:.4}  {scores}{}  {}",
+        progress.step,
+        progress.steps,
+        progress.train_loss,
+        if progress.is_best { " *" } else { "" },
+        caravan_train::clock(progress.secs)
+    )
+}

@@ -1,0 +1,397 @@
+//! The loop of every kind of fine-tuning: updates, measurements, the best weights kept, killed anywhere and resumed.
+//!
+//! ```text
+//! Job::micro_batch --Engine::step--> weights --Job::measure--> is it the best? --save_engine--> STATE/step-N
+//! ```
+//!
+//! After every measurement the state is saved; the newest and the best checkpoint stay. A run that goes on from one has the
+//! bits of a run that was not interrupted.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use caravan_checkpoint::{Checkpoint, Meta};
+use caravan_collective::Communicator;
+use caravan_model::{Forward, Llama};
+use caravan_optim::{AdamW, AdamWConfig, LrSchedule, Placement, Schedule, ScheduleConfig};
+use caravan_parallel::{Activations, Engine, Layout, Mesh, MicroBatch, StepSettings};
+use caravan_train::{Ranks, for_inference, restore_engine, save_engine, step_of};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{FinetuneError, Result};
+use crate::groups;
+use crate::settings::Settings;
+
+/// Where a run keeps its state, with whom it works, and who may stop it.
+#[derive(Debug)]
+pub struct Session<'a> {
+    /// Folder of the checkpoints. Where it holds some of the same run, that is gone on with.
+    pub state: &'a Path,
+    /// All ranks; each is given the same model, examples and settings.
+    pub world: Communicator,
+    /// Set to end after the update that is being made.
+    pub stop: &'a AtomicBool,
+}
+
+/// How a run ended without an error.
+#[derive(Debug)]
+pub enum Ended<T> {
+    /// All updates are done, or enough of them.
+    Finished(Box<T>),
+    /// All updates are done; the first rank has the result.
+    Assisted,
+    /// It was asked to stop, and saved.
+    Stopped {
+        /// Updates done.
+        step: u64,
+        /// Updates planned.
+        steps: u64,
+    },
+}
+
+impl<T> Ended<T> {
+    /// The same end with another result.
+    pub(crate) fn map<U>(self, f: impl FnOnce(T) -> U) -> Ended<U> {
+        match self {
+            Self::Finished(value) => Ended::Finished(Box::new(f(*value))),
+            Self::Assisted => Ended::Assisted,
+            Self::Stopped { step, steps } => Ended::Stopped { step, steps },
+        }
+    }
+}
+
+/// What happens while a model is trained, at every measurement.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Progress<S> {
+    /// Updates done.
+    pub step: u64,
+    /// Updates of the whole run.
+    pub steps: u64,
+    /// Mean loss since the last report, in nats per target.
+    pub train_loss: f64,
+    /// Learning rate of the last update.
+    pub lr: f64,
+    /// Scores on the development set.
+    pub scores: S,
+    /// Whether these are the best so far.
+    pub is_best: bool,
+    /// Since the start, in seconds, interruptions left out.
+    pub secs: f64,
+}
+
+/// What is trained for.
+pub(crate) trait Job {
+    /// What a measurement gives.
+    type Scores: Clone + Serialize + DeserializeOwned;
+
+    /// Examples of an epoch.
+    fn n_examples(&self) -> usize;
+
+    /// Rows for the examples at `range` in the order of `epoch`.
+    fn micro_batch(
+        &mut self,
+        epoch: u64,
+        range: std::ops::Range<usize>,
+        device: &Device,
+    ) -> MicroBatch;
+
+    /// Measures on the development set.
+    fn measure(&self, model: &dyn Forward) -> Self::Scores;
+
+    /// What is to become large.
+    fn value(&self, scores: &Self::Scores) -> f64;
+}
+
+/// What a run gives on the first rank.
+#[derive(Debug)]
+pub(crate) struct Tuned<S> {
+    pub(crate) model: Llama,
+    pub(crate) scores: S,
+    pub(crate) best_step: u64,
+    pub(crate) steps: u64,
+}
+
+/// Where a run stands.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Position<S> {
+    step: u64,
+    best: Option<(u64, S)>,
+    since_best: u64,
+    nats: f64,
+    targets: u64,
+    secs: f64,
+}
+
+/// Trains `model`, whose frozen parameters are so already. `identity` is what has to be the same to go on; `layout` was
+/// checked. Called by all ranks; the first one's `on_progress` is called after every measurement.
+pub(crate) fn tune<J: Job>(
+    job: &mut J,
+    model: Llama,
+    settings: &Settings,
+    layout: Layout,
+    identity: &str,
+    session: &Session<'_>,
+    on_progress: &mut dyn FnMut(&Progress<J::Scores>) -> Result<()>,
+) -> Result<Ended<Tuned<J::Scores>>> {
+    let ranks = Ranks::new(session.world.clone());
+    let help = "give all ranks the same model, examples and settings";
+    ranks.equal(&format!("a run of {identity}"), help)?;
+    // A rank that will not have all of the model in the end needs what it began with.
+    let base = (layout.world() > 1 && ranks.is_first()).then(|| for_inference(&model));
+    let groups = groups::of(&model, settings);
+    let mesh =
+        Mesh::new(session.world.clone(), &layout).map_err(caravan_train::TrainError::from)?;
+    let device = model.device();
+    let mut engine = Engine::new(model, layout, mesh);
+    let optimizer = AdamW::new(AdamWConfig::default(), placement(&device))?;
+    let (mut optimizer, mut at) = begin(&mut engine, optimizer, identity, session, &ranks)?;
+
+    let plan = Steps::new(job.n_examples(), settings);
+    let schedule = LrSchedule::new(ScheduleConfig {
+        schedule: Schedule::Linear,
+        peak_lr: settings.peak_lr,
+        min_lr: 0.0,
+        warmup_steps: ((plan.steps as f64 * settings.warmup) as u64)
+            .min(plan.steps.saturating_sub(1)),
+        steps: plan.steps,
+        ..ScheduleConfig::default()
+    })?;
+    let (begun, before) = (Instant::now(), at.secs);
+    while at.step < plan.steps && !plan.is_enough(at.since_best) {
+        if ranks.any(session.stop.load(Ordering::Relaxed)) {
+            save(&engine, &optimizer, &at, identity, session, &ranks)?;
+            return Ok(Ended::Stopped { step: at.step, steps: plan.steps });
+        }
+        let lr = schedule.lr(at.step);
+        let update = StepSettings {
+            lr,
+            weight_decay: settings.weight_decay,
+            groups: &groups,
+            grad_clip: settings.grad_clip,
+            activations: Activations::Keep,
+        };
+        let (epoch, parts) = plan.micro_batches(at.step);
+        let mine = engine.micro_batches(parts.len());
+        let mut batch = |i: &u64| job.micro_batch(epoch, parts[*i as usize].clone(), &device);
+        let batches: Vec<MicroBatch> = mine.iter().map(&mut batch).collect();
+        let outcome = step_of(&mut engine, &mut optimizer, parts.len(), &batches, update);
+        let outcome = outcome.map_err(|found| FinetuneError::NotFinite {
+            step: at.step + 1,
+            what: found.what,
+            value: found.value,
+        })?;
+        at.nats += outcome.loss.nats;
+        at.targets += outcome.loss.tokens;
+        at.step += 1;
+        at.secs = before + begun.elapsed().as_secs_f64();
+        if !plan.is_measured(at.step) {
+            continue;
+        }
+        let scores = measured(job, &engine, &ranks);
+        let value = job.value(&scores);
+        let is_best = at.best.as_ref().is_none_or(|(_, best)| value > job.value(best));
+        at.secs = before + begun.elapsed().as_secs_f64();
+        let progress = Progress {
+            step: at.step,
+            steps: plan.steps,
+            train_loss: at.nats / at.targets.max(1) as f64,
+            lr,
+            scores: scores.clone(),
+            is_best,
+            secs: at.secs,
+        };
+        (at.nats, at.targets) = (0.0, 0);
+        if is_best {
+            (at.best, at.since_best) = (Some((at.step, scores)), 0);
+        } else {
+            at.since_best += 1;
+        }
+        save(&engine, &optimizer, &at, identity, session, &ranks)?;
+        // After the state is safe: what is told has happened.
+        let told = if ranks.is_first() { on_progress(&progress) } else { Ok(()) };
+        let failed = ranks.any(told.is_err());
+        told?;
+        if failed {
+            return Ok(Ended::Assisted);
+        }
+    }
+    if !ranks.is_first() {
+        return Ok(Ended::Assisted);
+    }
+    let (best_step, scores) = at.best.expect("the last update is measured");
+    let model = match base {
+        Some(base) => base,
+        None => for_inference(&engine.into_whole().expect("one rank holds all of the model")),
+    };
+    let model = match best_step == at.step && layout.world() == 1 {
+        true => model,
+        false => with_weights_of(model, session.state, best_step)?,
+    };
+    Ok(Ended::Finished(Box::new(Tuned { model, scores, best_step, steps: at.step })))
+}
+
+/// Which examples an update takes, and when the model is measured.
+struct Steps {
+    n: usize,
+    batch: usize,
+    micro_batches: usize,
+    per_epoch: u64,
+    steps: u64,
+    every: u64,
+    patience: u64,
+}
+
+impl Steps {
+    fn new(n: usize, settings: &Settings) -> Self {
+        let per_epoch = (n as u64).div_ceil(settings.batch as u64);
+        Self {
+            n,
+            batch: settings.batch,
+            micro_batches: settings.n_micro_batches(),
+            per_epoch,
+            steps: per_epoch * settings.epochs,
+            every: per_epoch.div_ceil(settings.evals_per_epoch).max(1),
+            patience: settings.patience,
+        }
+    }
+
+    fn is_measured(&self, step: u64) -> bool {
+        step.is_multiple_of(self.every) || step == self.steps
+    }
+
+    fn is_enough(&self, since_best: u64) -> bool {
+        self.patience > 0 && since_best >= self.patience
+    }
+
+    /// The epoch of an update, and the examples of each of its micro-batches; the last ones of an epoch may be empty.
+    fn micro_batches(&self, step: u64) -> (u64, Vec<std::ops::Range<usize>>) {
+        let (epoch, within) = (step / self.per_epoch, (step % self.per_epoch) as usize);
+        let (start, end) = (within * self.batch, self.n.min((within + 1) * self.batch));
+        let size = self.batch.div_ceil(self.micro_batches);
+        let part = |i: usize| end.min(start + i * size)..end.min(start + (i + 1) * size);
+        (epoch, (0..self.micro_batches).map(part).collect())
+    }
+}
+
+fn begin<S: DeserializeOwned>(
+    engine: &mut Engine,
+    optimizer: AdamW,
+    identity: &str,
+    session: &Session<'_>,
+    ranks: &Ranks,
+) -> Result<(AdamW, Position<S>)> {
+    let opened = caravan_checkpoint::open_latest_lazy(session.state);
+    let Some(checkpoint) = ranks.agree(opened.map_err(caravan_train::TrainError::from))? else {
+        let at = Position { step: 0, best: None, since_best: 0, nats: 0.0, targets: 0, secs: 0.0 };
+        return Ok((optimizer, at));
+    };
+    let file = |problem: &str| FinetuneError::File {
+        path: checkpoint.dir().to_owned(),
+        problem: problem.to_owned(),
+        help: "give the command that began the run, or a new folder".to_owned(),
+    };
+    if checkpoint.manifest().config != identity {
+        return Err(file("is of a run with another model, other examples or other settings"));
+    }
+    let at: Position<S> = serde_json::from_value(checkpoint.manifest().data.clone())
+        .map_err(|e| file(&format!("its position cannot be read: {e}")))?;
+    let restored = restore_engine(&checkpoint, engine, optimizer, at.step);
+    Ok((ranks.agree(restored)?, at))
+}
+
+fn save<S: Serialize>(
+    engine: &Engine,
+    optimizer: &AdamW,
+    at: &Position<S>,
+    identity: &str,
+    session: &Session<'_>,
+    ranks: &Ranks,
+) -> Result<()> {
+    let root = session.state;
+    let meta = Meta {
+        config: identity.into(),
+        tokenizer_hash: String::new(),
+        data: serde_json::to_value(at).expect("a position is JSON"),
+        state: serde_json::Value::Null,
+    };
+    ranks.first(|| {
+        std::fs::create_dir_all(root).map_err(caravan_train::TrainError::io("making", root))
+    })?;
+    save_engine(root, at.step, &meta, engine, optimizer, ranks)?;
+    let best = at.best.as_ref().map(|(step, _)| *step);
+    ranks.first(|| Ok(caravan_checkpoint::prune(root, 1, &|step| Some(step) == best)?))?;
+    Ok(())
+}
+
+/// The scores, on every rank. Ranks that have the same model leave it to the first of them.
+fn measured<J: Job>(job: &J, engine: &Engine, ranks: &Ranks) -> J::Scores {
+    let (place, layout) = (engine.place(), engine.layout());
+    let reads = (place.replica(layout) == 0 || layout.zero_stage == 3) && place.context == 0;
+    let mut told = Vec::new();
+    if reads {
+        let whole = engine.whole().map(|model| for_inference(&model));
+        let reader = engine.reader();
+        let model: &dyn Forward = match &whole {
+            Some(model) => model,
+            None => &reader,
+        };
+        told = serde_json::to_vec(&job.measure(model)).expect("scores are JSON");
+    }
+    serde_json::from_slice(&ranks.tell(&told)).expect("the first rank measures")
+}
+
+/// The model with what the checkpoint of `step` holds.
+fn with_weights_of(model: Llama, root: &Path, step: u64) -> Result<Llama> {
+    let dir = caravan_checkpoint::step_dir(root, step);
+    let checkpoint = Checkpoint::open(&dir).map_err(caravan_train::TrainError::from)?;
+    let mut failed = None;
+    let model = model.map_flat(&mut |path, shape, old| {
+        let name = format!("model/{path}");
+        if !checkpoint.manifest().tensors.iter().any(|tensor| tensor.path == name) {
+            return old; // frozen
+        }
+        match checkpoint.f32_values_of_shape(&name, shape) {
+            Ok(values) => {
+                let n = values.len();
+                Tensor::from_data(TensorData::new(values, [n]), &old.device())
+            }
+            Err(error) => {
+                failed.get_or_insert(error);
+                old
+            }
+        }
+    });
+    failed.map_or(Ok(model), |error| Err(caravan_train::TrainError::from(error).into()))
+}
+
+fn placement(device: &Device) -> Placement {
+    match format!("{device:?}").contains("Flex") {
+        true => Placement::Host,
+        false => Placement::Device,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_example_of_an_epoch_is_in_one_micro_batch() {
+        for (n, batch, micro_batch) in [(10, 4, 0), (10, 4, 2), (9, 4, 1), (3, 8, 3), (7, 7, 2)] {
+            let settings = Settings { batch, micro_batch, epochs: 2, ..Settings::default() };
+            let plan = Steps::new(n, &settings);
+            let mut seen = [Vec::new(), Vec::new()];
+            for step in 0..plan.steps {
+                let (epoch, parts) = plan.micro_batches(step);
+                assert_eq!(parts.len(), settings.n_micro_batches());
+                assert!(parts.iter().map(ExactSizeIterator::len).sum::<usize>() <= batch);
+                seen[epoch as usize].extend(parts.into_iter().flatten());
+            }
+            let all: Vec<usize> = (0..n).collect();
+            assert_eq!(seen, [all.clone(), all], "{n} examples, {batch}, {micro_batch}");
+        }
+    }
+}
