@@ -24,6 +24,9 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Training throughput of a preset.
+    #[command(after_help = "Examples:
+  caravan bench train --preset 8m --dtype bf16
+  caravan bench train --preset 46m --steps 20 --recompute")]
     Train(TrainArgs),
 }
 

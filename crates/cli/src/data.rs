@@ -24,6 +24,9 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Encode text into shards.
+    #[command(after_help = "Examples:
+  caravan data build --tokenizer notes.model --text notes.txt --out shards
+  caravan data build --tokenizer notes.model --text 'corpus/*.jsonl.zst' --unit sentence --out sentences")]
     Build {
         /// Tokenizer file or folder.
         #[arg(long, value_name = "X")]
@@ -48,6 +51,8 @@ enum Command {
         unit: String,
     },
     /// Say what a folder of shards holds.
+    #[command(after_help = "Example:
+  caravan data inspect --data shards --document 0 --tokenizer notes.model")]
     Inspect {
         /// Folder of shards.
         #[arg(long, value_name = "DIR")]
@@ -60,12 +65,17 @@ enum Command {
         tokenizer: Option<PathBuf>,
     },
     /// Check every byte of a folder of shards.
+    #[command(after_help = "Example:
+  caravan data verify --data shards")]
     Verify {
         /// Folder of shards.
         #[arg(long, value_name = "DIR")]
         data: PathBuf,
     },
     /// Print the exact batch of a step, a JSON line per sequence.
+    #[command(after_help = "Examples:
+  caravan data batch --run runs/first --step 100
+  caravan data batch --data shards --step 1 seq_len=128 global_batch=4")]
     Batch {
         /// Folder of shards.
         #[arg(long, value_name = "DIR", required_unless_present = "run")]

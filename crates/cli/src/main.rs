@@ -4,6 +4,7 @@ mod allocator;
 mod bench;
 mod chat;
 mod data;
+mod download;
 mod evaluate;
 mod export;
 mod finetune;
@@ -41,7 +42,9 @@ enum Command {
     Chat(chat::Args),
     /// Put a model behind HTTP, in the protocol of OpenAI, with a chat page.
     Serve(serve::Args),
-    /// Teach a model to classify.
+    /// Bring a model from the Hugging Face hub.
+    Download(download::Args),
+    /// Teach a model to classify or to answer.
     Finetune(finetune::Args),
     /// Score a model on text, tasks or given ids.
     Eval(evaluate::Args),
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Command::Generate(args) => generate::run(&args),
         Command::Chat(args) => chat::run(&args),
         Command::Serve(args) => serve::run(&args),
+        Command::Download(args) => download::run(&args),
         Command::Finetune(args) => finetune::run(&args),
         Command::Eval(args) => evaluate::run(&args),
         Command::Tokenizer(args) => tokenizer::run(&args),
@@ -78,5 +82,54 @@ fn main() -> ExitCode {
             output::error(&e);
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    /// Calls `f` with every command that does something, and the words that call it.
+    fn leaves(command: &clap::Command, words: &str, f: &mut dyn FnMut(&clap::Command, &str)) {
+        let mut has_children = false;
+        for child in command.get_subcommands().filter(|child| child.get_name() != "help") {
+            has_children = true;
+            leaves(child, &format!("{words} {}", child.get_name()), f);
+        }
+        if !has_children {
+            f(command, words);
+        }
+    }
+
+    #[test]
+    fn every_command_shows_an_example_that_its_parser_takes() {
+        let mut n = 0;
+        leaves(&Args::command(), "caravan", &mut |command, words| {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let shown: Vec<&str> =
+                help.lines().map(str::trim).filter(|line| line.starts_with("caravan ")).collect();
+            assert!(shown.iter().any(|line| line.starts_with(words)), "{words}: {help}");
+            for line in shown {
+                // What a shell would make of the line, as far as the examples need it.
+                let line = line.split(" #").next().unwrap_or_default();
+                let line = line.split(" | ").next().unwrap_or_default();
+                let line = line.split(" > ").next().unwrap_or_default();
+                let (mut args, mut quoted) = (vec![String::new()], false);
+                for c in line.trim_end().trim_end_matches(" &").chars() {
+                    match c {
+                        '"' | '\'' => quoted = !quoted,
+                        ' ' if !quoted => args.push(String::new()),
+                        c => args.last_mut().expect("a word").push(c),
+                    }
+                }
+                if let Err(error) = Args::try_parse_from(&args) {
+                    panic!("{line}: {error}");
+                }
+                n += 1;
+            }
+        });
+        assert!(n > 20, "{n} examples");
     }
 }

@@ -18,8 +18,8 @@ pub(crate) struct Source {
     /// Folder of a training run.
     #[arg(long, value_name = "DIR", required_unless_present = "model", conflicts_with = "model")]
     pub(crate) run: Option<PathBuf>,
-    /// A model in Hugging Face form (a folder) or a GGUF file.
-    #[arg(long, value_name = "PATH")]
+    /// A model in Hugging Face form (a folder) or a GGUF file; hf:owner/name or hf:owner/name:file.gguf is downloaded.
+    #[arg(long, value_name = "PATH|hf:REPO")]
     pub(crate) model: Option<PathBuf>,
     /// LoRA adapters of PEFT's form (a folder), which are folded into the model's weights.
     #[arg(long, value_name = "DIR")]
@@ -93,7 +93,7 @@ impl Source {
                 folder: dir.clone(),
             });
         }
-        let dir = self.model.clone().unwrap_or_default();
+        let dir = crate::download::resolve(&self.model.clone().unwrap_or_default())?;
         let is_gguf = dir.is_file();
         let (model, report) = match is_gguf {
             true => caravan_model::load_gguf(&dir, Kernels::Fused, device)?,

@@ -21,6 +21,8 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Train BPE on text and write a SentencePiece model.
+    #[command(after_help = "Example:
+  caravan tokenizer train --text notes.txt --vocab-size 4096 --out notes.model")]
     Train {
         /// Text: file, folder or glob; may be given several times.
         #[arg(long, required = true, value_name = "PATH")]
@@ -36,6 +38,9 @@ enum Command {
         text_field: String,
     },
     /// Print the ids of each line of a file, or of standard input, as JSON lines.
+    #[command(after_help = "Examples:
+  caravan tokenizer encode --tokenizer notes.model notes.txt
+  caravan tokenizer encode --tokenizer my-model --special --whole prompt.txt")]
     Encode {
         /// Tokenizer file or folder.
         #[arg(long, value_name = "X")]
@@ -50,6 +55,8 @@ enum Command {
         file: Option<PathBuf>,
     },
     /// Print the text of JSON lines of ids.
+    #[command(after_help = "Example:
+  caravan tokenizer decode --tokenizer notes.model ids.jsonl")]
     Decode {
         /// Tokenizer file or folder.
         #[arg(long, value_name = "X")]
@@ -58,6 +65,8 @@ enum Command {
         file: Option<PathBuf>,
     },
     /// Say what a tokenizer is.
+    #[command(after_help = "Example:
+  caravan tokenizer info --tokenizer notes.model")]
     Info {
         /// Tokenizer file or folder.
         #[arg(long, value_name = "X")]

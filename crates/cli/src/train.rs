@@ -25,7 +25,14 @@ pub(crate) const INTERRUPTED: u8 = 130;
 const LAUNCHER_PATIENCE: Duration = Duration::from_secs(3);
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = keys_help())]
+#[command(after_help = format!("Examples:
+  caravan train
+  caravan train --text notes.txt steps=2000 d_model=384 n_layers=8
+  caravan train --config configs/stages.toml --out runs/stages
+  caravan train --ranks 4 zero_stage=1
+  caravan train --resume --out runs/stages
+
+{}", keys_help()))]
 pub(crate) struct Args {
     /// TOML file with settings.
     #[arg(long, value_name = "FILE")]
@@ -301,7 +308,9 @@ fn newest_run() -> Result<PathBuf> {
 }
 
 pub(crate) fn keys_help() -> String {
-    let mut out = String::from("Keys (sections of the TOML file):\n");
+    let mut out = String::from(
+        "Keys (sections of the TOML file; [[stages]] make a curriculum, see configs/stages.toml):\n",
+    );
     let mut section = "";
     for key in KEYS {
         if key.section != section {

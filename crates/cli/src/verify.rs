@@ -15,7 +15,11 @@ use crate::{output, train};
         Takes a training run's configuration, shrinks the model and keeps every axis, runs all ranks as threads of \
         this machine on made-up tokens, and compares activations, loss, every gradient and a few updates with one \
         rank. Says what differs first and on which rank; exit code 0 only if nothing does.",
-    after_help = train::keys_help()
+    after_help = format!("Examples:
+  caravan verify --ranks 4 pipeline_parallel=2
+  caravan verify --config configs/fixtures.toml tensor_parallel=2 data_parallel=2 zero_stage=1
+
+{}", train::keys_help())
 )]
 pub(crate) struct Args {
     /// TOML file with settings, as for `train`.

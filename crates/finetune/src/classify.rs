@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::examples::Example;
 use crate::groups::prepared;
 use crate::order::Order;
-use crate::packing::{Encoded, pack};
+use crate::packing::{Encoded, RowShape, pack};
 use crate::scores::Scores;
 use crate::settings::{Settings, wrong};
 use crate::tune::{Ended, Job, Progress, Session, tune};
@@ -67,7 +67,8 @@ pub fn classify(
     let identity = settings.identity(&model, &(names, &train, &dev));
     let model = model.with_classes(names.len(), settings.seed)?;
     let model = prepared(model, settings, &|path| path.starts_with("head.output."))?;
-    let mut job = Classifying { train, dev, order, names, seq_len, settings };
+    let rows = settings.rows(seq_len);
+    let mut job = Classifying { train, dev, order, names, rows, settings };
     let ended = tune(&mut job, model, settings, layout, &identity, session, on_progress)?;
     Ok(ended.map(|tuned| Outcome {
         model: tuned.model,
@@ -83,7 +84,7 @@ struct Classifying<'a> {
     dev: Vec<Encoded>,
     order: Order,
     names: &'a [String],
-    seq_len: usize,
+    rows: RowShape,
     settings: &'a Settings,
 }
 
@@ -97,11 +98,11 @@ impl Job for Classifying<'_> {
     fn micro_batch(&mut self, epoch: u64, range: Range<usize>, device: &Device) -> MicroBatch {
         let chosen: Vec<&Encoded> =
             self.order.of(epoch)[range].iter().map(|i| &self.train[*i]).collect();
-        pack(&chosen, self.seq_len).micro_batch(device)
+        pack(&chosen, self.rows).micro_batch(device)
     }
 
     fn measure(&self, model: &dyn Forward) -> Scores {
-        score(model, &self.dev, self.seq_len, self.names)
+        score(model, &self.dev, self.rows.max, self.names)
     }
 
     fn value(&self, scores: &Scores) -> f64 {
@@ -227,14 +228,15 @@ fn class_logits(
         let n = rest.iter().take_while(fits).count().max(1);
         let (now, later) = rest.split_at(n);
         rest = later;
-        let packed = pack(&now.iter().map(|i| &examples[*i]).collect::<Vec<_>>(), seq_len);
+        let packed =
+            pack(&now.iter().map(|i| &examples[*i]).collect::<Vec<_>>(), RowShape::up_to(seq_len));
         let batch = packed.micro_batch(&device);
         let logits = model.logits(batch.tokens, batch.document_starts); // [rows, seq_len, classes]
         let n_classes = logits.dims()[2];
         let values: Vec<f32> =
             logits.into_data().convert::<f32>().try_into_vec().expect("just converted to f32");
         for (i, (row, position)) in now.iter().zip(&packed.ends) {
-            let at = (row * seq_len + position) * n_classes;
+            let at = (row * packed.seq_len + position) * n_classes;
             f(*i, &values[at..at + n_classes]);
         }
     }

@@ -17,7 +17,7 @@ use crate::conversations::{ASSISTANT, Conversation};
 use crate::error::{FinetuneError, Result};
 use crate::groups::prepared;
 use crate::order::Order;
-use crate::packing::{Encoded, IGNORE, pack};
+use crate::packing::{Encoded, IGNORE, RowShape, pack};
 use crate::settings::{Settings, wrong};
 use crate::tune::{Ended, Job, Progress, Session, tune};
 
@@ -93,7 +93,7 @@ pub fn instruct(
     let identity = settings.identity(&model, &("instruct", &train, &dev));
     let model = prepared(model, settings, &|_| false)?;
     let order = Order::new(train.len(), settings.seed);
-    let mut job = Answering { train, dev, order, seq_len };
+    let mut job = Answering { train, dev, order, rows: settings.rows(seq_len) };
     let ended = tune(&mut job, model, settings, layout, &identity, session, on_progress)?;
     Ok(ended.map(|tuned| Instructed {
         model: tuned.model,
@@ -224,7 +224,7 @@ struct Answering {
     train: Vec<Encoded>,
     dev: Vec<Encoded>,
     order: Order,
-    seq_len: usize,
+    rows: RowShape,
 }
 
 impl Job for Answering {
@@ -237,14 +237,14 @@ impl Job for Answering {
     fn micro_batch(&mut self, epoch: u64, range: Range<usize>, device: &Device) -> MicroBatch {
         let chosen: Vec<&Encoded> =
             self.order.of(epoch)[range].iter().map(|i| &self.train[*i]).collect();
-        pack(&chosen, self.seq_len).micro_batch(device)
+        pack(&chosen, self.rows).micro_batch(device)
     }
 
     fn measure(&self, model: &dyn Forward) -> AnswerScores {
         let device = model.device();
         let all: Vec<&Encoded> = self.dev.iter().collect();
         let (mut nats, mut n_tokens) = (0.0, 0);
-        let packed = pack(&all, self.seq_len);
+        let packed = pack(&all, RowShape::up_to(self.rows.max));
         for rows in packed.chunks(ROWS) {
             let batch = rows.micro_batch(&device);
             let losses = model.token_losses(batch.tokens, batch.targets, batch.document_starts);

@@ -38,10 +38,31 @@ impl Encoded {
     }
 }
 
+/// How long rows may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RowShape {
+    /// At most this many tokens.
+    pub(crate) max: usize,
+    /// A length is a multiple of this one, or the most.
+    pub(crate) grain: usize,
+}
+
+impl RowShape {
+    /// Rows of up to `max` tokens that end soon after the last example does.
+    pub(crate) fn up_to(max: usize) -> Self {
+        Self { max, grain: 16 }
+    }
+
+    /// Rows of `max` tokens each.
+    pub(crate) fn exactly(max: usize) -> Self {
+        Self { max, grain: max }
+    }
+}
+
 /// Rows in which examples lie one behind the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Packed {
-    seq_len: usize,
+    pub(crate) seq_len: usize,
     tokens: Vec<i32>,
     starts: Vec<i32>,
     targets: Vec<i32>,
@@ -49,20 +70,20 @@ pub(crate) struct Packed {
     pub(crate) ends: Vec<(usize, usize)>,
 }
 
-/// Packs examples, each whole, into as few rows as first-fit gives, longest first; the same input gives the same rows. No
-/// examples are a row without targets.
+/// Packs examples, each whole, into as few rows as first-fit gives, longest first; the same input gives the same rows, all
+/// as long as the fullest needs. No examples are a row without targets.
 ///
 /// # Panics
 /// If an example is empty or longer than a row.
-pub(crate) fn pack(examples: &[&Encoded], seq_len: usize) -> Packed {
+pub(crate) fn pack(examples: &[&Encoded], shape: RowShape) -> Packed {
     let mut order: Vec<usize> = (0..examples.len()).collect();
     order.sort_by_key(|i| std::cmp::Reverse(examples[*i].ids.len()));
     let mut filled: Vec<usize> = Vec::new();
     let mut places = vec![(0, 0); examples.len()];
     for i in order {
         let n = examples[i].ids.len();
-        assert!(n > 0 && n <= seq_len, "an example of {n} tokens in a row of {seq_len}");
-        let row = filled.iter().position(|used| used + n <= seq_len);
+        assert!(n > 0 && n <= shape.max, "an example of {n} tokens in a row of {}", shape.max);
+        let row = filled.iter().position(|used| used + n <= shape.max);
         let row = row.unwrap_or_else(|| {
             filled.push(0);
             filled.len() - 1
@@ -73,6 +94,8 @@ pub(crate) fn pack(examples: &[&Encoded], seq_len: usize) -> Packed {
     if filled.is_empty() {
         filled.push(0);
     }
+    let fullest = filled.iter().copied().max().unwrap_or(0).max(1);
+    let seq_len = fullest.next_multiple_of(shape.grain).min(shape.max);
     let cells = filled.len() * seq_len;
     let mut packed = Packed {
         seq_len,
@@ -141,13 +164,15 @@ mod tests {
         let example = |ids: &[u32], class| Encoded::of_class(ids.to_vec(), class);
         let examples =
             [example(&[1, 2], 0), example(&[3, 4, 5, 6], 1), example(&[7], 2), example(&[8, 9], 1)];
-        let packed = pack(&examples.iter().collect::<Vec<_>>(), 5);
+        let packed = pack(&examples.iter().collect::<Vec<_>>(), RowShape::up_to(5));
         assert_eq!(packed.n_rows(), 2);
         assert_eq!(packed.tokens, [3, 4, 5, 6, 7, 1, 2, 8, 9, 0]);
         assert_eq!(packed.starts, [0, 0, 0, 0, 4, 0, 0, 2, 2, 4]);
         assert_eq!(packed.targets, [-1, -1, -1, 1, 2, -1, 0, -1, 1, -1]);
         assert_eq!(packed.ends, [(1, 1), (0, 3), (0, 4), (1, 3)]);
-        let none = pack(&[], 3);
+        let none = pack(&[], RowShape::exactly(3));
         assert_eq!((none.n_rows(), none.targets), (1, vec![-1; 3]));
+        let short = pack(&[&examples[0]], RowShape { max: 100, grain: 4 });
+        assert_eq!((short.seq_len, short.starts), (4, vec![0, 0, 2, 2]));
     }
 }

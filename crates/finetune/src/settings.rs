@@ -6,6 +6,7 @@ use caravan_train::{ParallelSection, RunConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{FinetuneError, Result};
+use crate::packing::RowShape;
 
 /// Settings of a run; `key=value` on the command line changes one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -227,6 +228,14 @@ impl Settings {
                 "lower it",
             )),
             asked => Ok(asked),
+        }
+    }
+
+    /// Rows for training. Ranks that share sequences cut all of them alike.
+    pub(crate) fn rows(&self, seq_len: usize) -> RowShape {
+        match self.parallel.context_parallel {
+            1 => RowShape::up_to(seq_len),
+            _ => RowShape::exactly(seq_len),
         }
     }
 

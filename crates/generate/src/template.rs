@@ -34,6 +34,8 @@ pub const TEMPLATES: &[(&str, &str)] = &[
         "plain",
         "{% for message in messages %}{{ message['role'] | capitalize + ': ' + message['content'] + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}",
     ),
+    // Turns as they are: for prompts that say all there is to say.
+    ("raw", "{% for message in messages %}{{ message['content'] }}{% endfor %}"),
 ];
 
 /// A compiled template.

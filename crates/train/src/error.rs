@@ -160,6 +160,16 @@ impl TrainError {
         move |source| Self::Io { action, path, source }
     }
 
+    /// Says which stage of a curriculum it is about.
+    pub(crate) fn in_stage(self, name: &str) -> Self {
+        let text = match &self {
+            Self::Plan { .. } | Self::Parallel(_) => self.to_string(),
+            _ => return self,
+        };
+        let (problem, help) = text.split_once("\nhelp: ").unwrap_or((&text, "change the stage"));
+        Self::plan(format!("stage `{name}`: {problem}"), help)
+    }
+
     pub(crate) fn plan(problem: impl Into<String>, help: impl Into<String>) -> Self {
         Self::Plan { problem: problem.into(), help: help.into() }
     }

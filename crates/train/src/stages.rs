@@ -54,7 +54,9 @@ pub(crate) fn plan(config: &RunConfig, model: &LlamaConfig) -> Result<Vec<StageP
     let stage = |stage: &crate::config::Stage| {
         let begins = first_step;
         first_step += stage.steps;
-        one(Some(stage.name().to_owned()), stage.unit, begins, config.of_stage(stage))
+        let name = stage.name();
+        one(Some(name.to_owned()), stage.unit, begins, config.of_stage(stage))
+            .map_err(|error: crate::TrainError| error.in_stage(name))
     };
     config.stages.iter().map(stage).collect()
 }

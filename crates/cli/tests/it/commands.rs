@@ -115,7 +115,10 @@ fn a_run_becomes_a_classifier() {
     }
     let again = caravan(&dir, &train);
     let text = String::from_utf8_lossy(&again.stderr).into_owned();
-    assert!(!again.status.success() && text.contains("`c` already holds a `classifier.json`"), "{text}");
+    assert!(
+        !again.status.success() && text.contains("`c` already holds a `classifier.json`"),
+        "{text}"
+    );
     std::fs::write(dir.join("new.txt"), "99 good good\n98 bad bad\n").unwrap();
     let labels = ok(&dir, &["finetune", "predict", "--classifier", "c", "--texts", "new.txt"]);
     let labels: Vec<serde_json::Value> =

@@ -7,5 +7,6 @@ mod commands; // the commands on a tiny run
 mod kill; // SIGKILL at random moments, resumed to the same bits
 mod memory; // the predicted memory is what a run takes
 mod ranks; // runs over ranks: their bits, stopped and resumed on other layouts
-mod support; // a text, a configuration, a way to call the program
+mod support;
+mod tour; // a text, a configuration, a way to call the program
 mod verify; // a layout against one rank

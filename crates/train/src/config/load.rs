@@ -58,6 +58,14 @@ impl RunConfig {
                 key: name.trim().to_owned(),
                 help: suggestion(name.trim()),
             })?;
+            if matches!(key.name, "steps" | "seq_len") && !self.stages.is_empty() {
+                return Err(TrainError::BadValue {
+                    origin: origin.to_owned(),
+                    key: key.name.to_owned(),
+                    problem: "is what the stages make it".to_owned(),
+                    help: format!("change `{}` of the [[stages]] in the file", key.name),
+                });
+            }
             let section = sections.entry(key.section).or_insert_with(|| Value::Table(Table::new()));
             let Value::Table(section) = section else { unreachable!("sections are tables") };
             section.insert(key.name.to_owned(), parse_value(key.name, value.trim()));

@@ -141,10 +141,16 @@ fn a_file_says_what_the_stages_are() {
         let message = read(text).unwrap_err().to_string();
         assert!(message.contains(expected) && message.contains("help:"), "{message}");
     }
+    let words = ["seq_len=32".to_owned()];
+    let message = read(text).unwrap().with_overrides(&words).unwrap_err().to_string();
+    assert!(message.contains("is what the stages make it"), "{message}");
     for (text, expected) in [
         ("[[stages]]\nsteps = 1\n[[stages]]\nsteps = 2\n", "two stages are called `document`"),
         ("[[stages]]\nsteps = 0\n", "steps = 0"),
-        ("[[stages]]\nsteps = 1\nglobal_batch = 3\nmicro_batch = 2\n", "not a multiple"),
+        (
+            "[[stages]]\nsteps = 1\nglobal_batch = 3\nmicro_batch = 2\n",
+            "stage `document`: global_batch = 3 is not a multiple",
+        ),
     ] {
         let message = Plan::new(read(text).unwrap(), "flex").unwrap_err().to_string();
         assert!(message.contains(expected), "{message}");
