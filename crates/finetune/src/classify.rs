@@ -38,7 +38,7 @@ pub struct Outcome {
 /// Trains a classifier of the classes `names` from a model for text on an autodiff device.
 ///
 /// Every example is its tokens between BOS, where the tokenizer adds one, and EOS, where there is one; the class is read at
-/// the last, or from the mean of all. `on_progress` is called after every measurement.
+/// the last, or from the mean of all (`pool`). `on_progress` is called after every measurement.
 ///
 /// # Errors
 /// A setting, an example that is too long, a class that `names` lacks, numbers that are not finite, a session's state that
@@ -65,8 +65,8 @@ pub fn classify(
     let order = if weights.is_empty() { order } else { order.weighted(weights) };
     let layout = settings.layout(model.config(), seq_len)?;
     let identity = settings.identity(&model, &(names, &train, &dev));
-    let model = model.with_classes(names.len(), settings.seed)?;
-    let model = prepared(model, settings, &|path| path.starts_with("head.output."))?;
+    let model = settings.classifier(model, names.len())?;
+    let model = prepared(model, settings, &is_of_head)?;
     let rows = settings.rows(seq_len);
     let mut job = Classifying { train, dev, order, names, rows, settings };
     let ended = tune(&mut job, model, settings, layout, &identity, session, on_progress)?;
@@ -77,6 +77,11 @@ pub fn classify(
         steps: tuned.steps,
         seq_len,
     }))
+}
+
+/// Whether a parameter is one that a model for tokens does not have.
+pub(crate) fn is_of_head(path: &str) -> bool {
+    path.starts_with("head.output.") || path.ends_with(".mix")
 }
 
 struct Classifying<'a> {

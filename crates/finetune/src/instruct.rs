@@ -81,6 +81,10 @@ pub fn instruct(
         let help = "leave it out: conversations have no classes";
         return Err(wrong("class_weights", &settings.class_weights, "is for classifiers", help));
     }
+    if settings.pool != "last" || settings.layer_mix {
+        let help = "leave pool and layer_mix out: answers are foreseen token by token";
+        return Err(wrong("pool", &settings.pool, "is for classifiers", help));
+    }
     let encoded = |set: &[Conversation]| -> Result<Vec<(usize, Encoded)>> {
         set.iter().map(|c| Ok((c.line, dialect.encode(c)?))).collect()
     };

@@ -14,6 +14,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde::{Deserialize, Serialize};
 
+use crate::classify::is_of_head;
 use crate::error::{FinetuneError, Result, io};
 use crate::settings::Settings;
 
@@ -62,9 +63,7 @@ impl Classifier {
 
     /// Whether the parameter at `path` is part of what was trained.
     fn has(&self, path: &str) -> bool {
-        self.settings.method == "full"
-            || path.contains(".lora.")
-            || path.starts_with("head.output.")
+        self.settings.method == "full" || path.contains(".lora.") || is_of_head(path)
     }
 
     /// Writes the folder; a file that is there is replaced as a whole.
@@ -135,7 +134,7 @@ impl SavedClassifier {
     /// The weights are missing or do not fit the model.
     pub fn load(&self, base: Llama) -> Result<Llama> {
         let settings = &self.info.settings;
-        let mut model = base.with_classes(self.info.classes.len(), settings.seed)?;
+        let mut model = settings.classifier(base, self.info.classes.len())?;
         if settings.method == "lora" {
             model = model.with_lora(&settings.lora(), settings.seed)?;
         }

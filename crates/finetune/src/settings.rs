@@ -47,6 +47,10 @@ pub struct Settings {
     pub layer_decay: f64,
     /// `balanced`, or `class:weight,...`: how often examples of a class come, beside those of others.
     pub class_weights: String,
+    /// Where a classifier reads: `last`, the last token's state, or `mean`, that of all tokens.
+    pub pool: String,
+    /// Let a classifier read a learned mix of all layers, not the last alone.
+    pub layer_mix: bool,
     /// Measurements on the development set in an epoch.
     pub evals_per_epoch: u64,
     /// Ends after so many measurements without a better one; 0 never does.
@@ -79,6 +83,8 @@ impl Default for Settings {
             freeze: String::new(),
             layer_decay: 1.0,
             class_weights: String::new(),
+            pool: "last".to_owned(),
+            layer_mix: false,
             evals_per_epoch: 4,
             patience: 0,
             metric: "accuracy".to_owned(),
@@ -151,6 +157,11 @@ impl Settings {
         one_of("method", &self.method, &["lora", "full"])?;
         one_of("metric", &self.metric, &["accuracy", "macro_f1", "loss"])?;
         one_of("dtype", &self.dtype, &["f32", "bf16"])?;
+        one_of("pool", &self.pool, &["last", "mean"])?;
+        if self.pool == "mean" && self.parallel.context_parallel > 1 {
+            let help = "use pool=last, or other ranks than context_parallel";
+            return Err(wrong("pool", &self.pool, "needs whole sequences on a rank", help));
+        }
         for (key, found) in [
             ("epochs", self.epochs),
             ("batch", self.batch as u64),
@@ -265,6 +276,18 @@ impl Settings {
             hasher.update_rayon(data.as_bytes());
         });
         hasher.finalize().to_hex()[..32].to_owned()
+    }
+
+    /// A model for tokens as one for `n_classes` classes.
+    pub(crate) fn classifier(&self, model: Llama, n_classes: usize) -> Result<Llama> {
+        let mut model = model.with_classes(n_classes, self.seed)?;
+        if self.pool == "mean" {
+            model = model.with_mean_pool();
+        }
+        if self.layer_mix {
+            model = model.with_layer_mix();
+        }
+        Ok(model)
     }
 
     /// The adapters that are asked for.

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use burn::module::Module;
+use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor};
 use caravan_kernels::Kernels;
 
 use crate::cache::LayerCache;
+use crate::embed::part;
 use crate::layers::{Linear, Norm};
 use crate::{Attend, Local, Region, RopeTables, WholeSequences};
 
@@ -34,6 +35,8 @@ pub struct Block {
     pub w_up: Linear,
     /// `[d_ff, d_model]`
     pub w_down: Linear,
+    /// `[1]`, its part in a mix of layers.
+    pub mix: Option<Param<Tensor<1>>>,
     rope: RopeTables,
     #[module(skip)]
     pub(crate) context: Context,
@@ -68,19 +71,27 @@ impl Block {
         let ([wq, wk, wv, wo], [w_gate, w_up, w_down]) = (attention, ffn);
         let (region, attend) = (Arc::new(Local), Arc::new(WholeSequences));
         let context = Context { head_dim, kernels, region, attend };
-        Self { attention_norm, wq, wk, wv, wo, ffn_norm, w_gate, w_up, w_down, rope, context }
+        let mix = None;
+        Self { attention_norm, wq, wk, wv, wo, ffn_norm, w_gate, w_up, w_down, mix, rope, context }
     }
 
     /// The block over whole sequences that start at position 0, or over the positions of them that are here ([`Attend`]).
     ///
     /// # Shapes
-    /// - x: `[b, s, d_model]`
+    /// - x and the result: `[b, s, d_model]`; with a mix of layers `[b, s, 2 d_model]`, the mix behind the states
     /// - document_starts: `[b, s]`, the first position that each one attends to; without it, 0
-    /// - returns `[b, s, d_model]`
     ///
     /// # Panics
     /// If `s` exceeds the model's `max_seq_len`.
     pub fn forward(&self, x: Tensor<3>, document_starts: Option<Tensor<2, Int>>) -> Tensor<3> {
+        let Some(mix) = &self.mix else { return self.states(x, document_starts) };
+        let d = x.dims()[2] / 2;
+        let (states, mixed) = (x.clone().narrow(2, 0, d), x.narrow(2, d, d));
+        let states = self.states(states, document_starts);
+        Tensor::cat(vec![states.clone(), mixed + part(states, mix)], 2)
+    }
+
+    fn states(&self, x: Tensor<3>, document_starts: Option<Tensor<2, Int>>) -> Tensor<3> {
         let n = self.context.region.enter(self.normed_for_attention(&x));
         let Context { kernels, ref attend, .. } = self.context;
         let rope_rows = attend.rope_rows(&self.rope, n.dims()[1]);

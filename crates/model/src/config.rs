@@ -52,6 +52,12 @@ pub struct LlamaConfig {
     /// Of a classifier, the number of classes: the head gives their logits instead of those of tokens, and is not tied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n_classes: Option<usize>,
+    /// Classes are read from the mean of a document's final states up to a position, not from the state there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub mean_pool: bool,
+    /// Classes are read from a learned mix of the states after the lookup and after every block.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub layer_mix: bool,
     /// Number of positions that the model is made for; forward passes are refused beyond it.
     pub max_seq_len: usize,
     /// Standard deviation of initial weights.
@@ -101,6 +107,11 @@ pub struct ParamInfo {
 }
 
 impl LlamaConfig {
+    /// Width of what goes from segment to segment: the residual stream, and beside it the mix of layers where there is one.
+    pub fn stream_width(&self) -> usize {
+        self.d_model * (1 + usize::from(self.layer_mix))
+    }
+
     /// Width of all query heads together.
     pub fn d_query(&self) -> usize {
         self.n_heads * self.head_dim

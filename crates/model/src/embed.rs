@@ -13,8 +13,15 @@ use crate::vocab::Ends;
 pub struct Embed {
     /// `[vocab_size, d_model]`.
     pub weight: Param<Tensor<2>>,
+    /// `[1]`, its part in a mix of layers.
+    pub mix: Option<Param<Tensor<1>>>,
     #[module(skip)]
     pub(crate) ends: Ends,
+}
+
+/// What states add to a mix of layers.
+pub(crate) fn part(x: Tensor<3>, mix: &Param<Tensor<1>>) -> Tensor<3> {
+    x * mix.val().reshape([1, 1, 1])
 }
 
 impl Embed {
@@ -26,18 +33,23 @@ impl Embed {
     }
 
     pub(crate) fn new(weight: Param<Tensor<2>>) -> Self {
-        Self { weight, ends: Ends::default() }
+        Self { weight, mix: None, ends: Ends::default() }
     }
 
     /// Looks up every token's row.
     ///
     /// # Shapes
     /// - tokens: `[b, s]`, ids below `vocab_size`
-    /// - returns `[b, s, d_model]`, or this rank's part of the sequence where the [`Region`](crate::Region) splits it
+    /// - returns `[b, s, d_model]`, or this rank's part of the sequence where the [`Region`](crate::Region) splits it; with
+    ///   a mix of layers `[b, s, 2 d_model]`, the mix behind the states
     ///
     /// # Panics
     /// On Flex if an id lies outside the table.
     pub fn forward(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
-        self.ends.region.exit(self.ends.vocab.lookup(self.weight.val(), tokens))
+        let x = self.ends.region.exit(self.ends.vocab.lookup(self.weight.val(), tokens));
+        match &self.mix {
+            None => x,
+            Some(mix) => Tensor::cat(vec![x.clone(), part(x, mix)], 2),
+        }
     }
 }

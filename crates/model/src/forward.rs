@@ -93,7 +93,8 @@ impl Forward for Llama {
     }
 
     fn logits(&self, tokens: Tensor<2, Int>, document_starts: Option<Tensor<2, Int>>) -> Tensor<3> {
-        self.head.forward(self.hidden(tokens, document_starts), self.tied_weight())
+        let x = self.hidden(tokens, document_starts.clone());
+        self.head.forward(x, document_starts, self.tied_weight())
     }
 
     fn token_losses(
@@ -118,6 +119,7 @@ impl Forward for Llama {
     fn extend(&self, tokens: Tensor<2, Int>, cache: &mut KvCache, which: Positions) -> Tensor<3> {
         let [b, s] = tokens.dims();
         let start = cache.start(b, s);
+        assert!(self.head.is_plain(), "a classifier reads whole texts, without a cache");
         let mut x = self.embed.forward(tokens);
         assert_eq!(
             x.dims()[1],
@@ -131,7 +133,7 @@ impl Forward for Llama {
         if which == Positions::Last {
             x = x.narrow(1, s - 1, 1);
         }
-        self.head.forward(x, self.tied_weight())
+        self.head.forward(x, None, self.tied_weight())
     }
 
     /// The tokens go through the weights as the positions of one sequence; only attention tells them apart.
@@ -145,6 +147,6 @@ impl Forward for Llama {
             x = block.extend_each(x, layers, &starts);
         }
         caches.iter_mut().for_each(|cache| cache.advance(1));
-        self.head.forward(x, self.tied_weight()).swap_dims(0, 1)
+        self.head.forward(x, None, self.tied_weight()).swap_dims(0, 1)
     }
 }

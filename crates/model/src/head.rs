@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use burn::module::Module;
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 use caravan_kernels::Kernels;
 
 use crate::Region;
@@ -30,6 +30,17 @@ pub struct Head {
     /// Of all ranks together.
     #[module(skip)]
     vocab_size: usize,
+    #[module(skip)]
+    reads: Reads,
+}
+
+/// What of the stream, and of a document, a classifier reads.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Reads {
+    /// The mean of a document up to a position, not the position alone.
+    pub(crate) mean: bool,
+    /// The mix behind the states.
+    pub(crate) mix: bool,
 }
 
 impl Head {
@@ -46,7 +57,19 @@ impl Head {
         vocab_size: usize,
         kernels: Kernels,
     ) -> Self {
-        Self { norm, output, kernels, ends: Ends::default(), vocab_size }
+        let reads = Reads::default();
+        Self { norm, output, kernels, ends: Ends::default(), vocab_size, reads }
+    }
+
+    /// The same head that reads something else.
+    pub(crate) fn reading(mut self, reads: Reads) -> Self {
+        self.reads = reads;
+        self
+    }
+
+    /// Whether a position's logits are a matter of that position's state alone.
+    pub(crate) fn is_plain(&self) -> bool {
+        !self.reads.mean && !self.reads.mix
     }
 
     /// Another projection, of `n_outputs` columns over all ranks.
@@ -63,27 +86,34 @@ impl Head {
     ///
     /// # Shapes
     /// - x: `[b, s, d_model]`, or this rank's part of the sequence where the [`Region`](crate::Region) splits it
+    /// - starts: `[b, s]`, where each position's document begins; without it, 0
     /// - tied: the embedding, `[vocab_size, d_model]`, or this rank's part of it, exactly if the head is tied
     /// - returns `[b, s, vocab_size]`; constants where the vocabulary is split over ranks
     ///
     /// # Panics
     /// If `tied` is given to an untied head or not given to a tied one; so do the losses.
-    pub fn forward(&self, x: Tensor<3>, tied: Option<Tensor<2>>) -> Tensor<3> {
-        self.ends.vocab.gather(self.local_logits(x, tied))
+    pub fn forward(
+        &self,
+        x: Tensor<3>,
+        starts: Option<Tensor<2, Int>>,
+        tied: Option<Tensor<2>>,
+    ) -> Tensor<3> {
+        self.ends.vocab.gather(self.local_logits(x, starts, tied))
     }
 
     /// The sum over kept targets of the negative log-probability in nats, shape `[1]`.
     ///
     /// # Shapes
-    /// - x, tied: as for [`forward`](Self::forward)
+    /// - x, starts, tied: as for [`forward`](Self::forward)
     /// - targets: `[b, s]`, -1 where ignored
     pub fn loss(
         &self,
         x: Tensor<3>,
         targets: Tensor<2, Int>,
+        starts: Option<Tensor<2, Int>>,
         tied: Option<Tensor<2>>,
     ) -> Tensor<1> {
-        let logits = self.local_logits(x, tied);
+        let logits = self.local_logits(x, starts, tied);
         let [b, s, n_logits] = logits.dims();
         let (logits, targets) = (logits.reshape([b * s, n_logits]), targets.reshape([b * s]));
         self.ends.vocab.cross_entropy(self.kernels, logits, targets)
@@ -97,12 +127,16 @@ impl Head {
     /// - x, tied: as for [`forward`](Self::forward)
     /// - targets: `[b, s]`, -1 where ignored
     /// - returns `[b, s]`
+    ///
+    /// # Panics
+    /// If the head is a classifier's that reads more than a position's own state.
     pub fn token_losses(
         &self,
         x: Tensor<3>,
         targets: Tensor<2, Int>,
         tied: Option<Tensor<2>>,
     ) -> Tensor<2> {
+        assert!(self.is_plain(), "losses of tokens are a matter of heads for tokens");
         let weight = self.projection(tied);
         let x = self.entered(x);
         let [b, s, d_model] = x.dims();
@@ -120,9 +154,18 @@ impl Head {
     }
 
     /// The logits of the tokens that this rank holds, `[b, s, tokens here]`.
-    fn local_logits(&self, x: Tensor<3>, tied: Option<Tensor<2>>) -> Tensor<3> {
+    fn local_logits(
+        &self,
+        x: Tensor<3>,
+        starts: Option<Tensor<2, Int>>,
+        tied: Option<Tensor<2>>,
+    ) -> Tensor<3> {
         let weight = self.projection(tied);
-        self.kernels.linear(self.entered(x), weight)
+        let width = x.dims()[2] / (1 + usize::from(self.reads.mix));
+        let x = if self.reads.mix { x.narrow(2, width, width) } else { x };
+        let logits = self.kernels.linear(self.entered(x), weight);
+        // The projection is linear: the mean of the logits is the logits of the mean, of much less width.
+        if self.reads.mean { running_mean(logits, starts) } else { logits }
     }
 
     /// The projection's input: normed, and whole sequences on every rank.
@@ -139,4 +182,22 @@ impl Head {
             (Some(_), Some(_)) => panic!("the head has a projection of its own: pass no weight"),
         }
     }
+}
+
+/// The mean over each position's document up to that position, `[b, s, n]`.
+fn running_mean(x: Tensor<3>, starts: Option<Tensor<2, Int>>) -> Tensor<3> {
+    let [b, s, _] = x.dims();
+    let starts: Vec<i64> = match starts {
+        Some(starts) => {
+            starts.into_data().convert::<i64>().try_into_vec().expect("just converted to i64")
+        }
+        None => vec![0; b * s],
+    };
+    let mut weights = vec![0.0f32; b * s * s];
+    for (i, (row, start)) in weights.chunks_exact_mut(s).zip(&starts).enumerate() {
+        let document = &mut row[*start as usize..=i % s];
+        document.fill(1.0 / document.len() as f32);
+    }
+    let weights = TensorData::new(weights, [b, s, s]);
+    Tensor::<3>::from_data(weights, (&x.device(), DType::F32)).matmul(x)
 }

@@ -160,7 +160,8 @@ impl Llama {
         targets: Tensor<2, Int>,
         document_starts: Option<Tensor<2, Int>>,
     ) -> Tensor<1> {
-        self.head.loss(self.hidden(tokens, document_starts), targets, self.tied_weight())
+        let x = self.hidden(tokens, document_starts.clone());
+        self.head.loss(x, targets, document_starts, self.tied_weight())
     }
 
     /// The residual stream after the last block, `[b, s, d_model]`.

@@ -4,6 +4,7 @@ use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
+use crate::head::Reads;
 use crate::init::{self, Init};
 use crate::layers::{Linear, Lora};
 use crate::{Block, Llama, ModelError};
@@ -138,6 +139,36 @@ impl Llama {
         let weight = param(values, [config.d_model, n_classes], &device);
         head.replace_output(Linear { weight, bias: None, lora: None }, n_classes);
         Ok(Self::from_segments(config, embed, blocks, head))
+    }
+
+    /// The same classifier that reads the mean of a document's final states up to a position. The final norm comes before
+    /// the mean.
+    #[must_use]
+    pub fn with_mean_pool(self) -> Self {
+        let mut config = self.config().clone();
+        config.mean_pool = true;
+        let (embed, blocks, head) = self.into_segments();
+        let reads = Reads { mean: true, mix: config.layer_mix };
+        Self::from_segments(config, embed, blocks, head.reading(reads))
+    }
+
+    /// The same classifier that reads a sum of the states after the lookup and after every block, each with a weight that is
+    /// learned; in the beginning all weigh the same, and together 1.
+    ///
+    /// # Reference
+    /// Peters et al., "Deep contextualized word representations", 2018, equation 1, without the softmax over the weights.
+    #[must_use]
+    pub fn with_layer_mix(self) -> Self {
+        let device = self.device();
+        let mut config = self.config().clone();
+        config.layer_mix = true;
+        let (mut embed, mut blocks, head) = self.into_segments();
+        let weight = 1.0 / (blocks.len() + 1) as f32;
+        let mix = || Some(param(vec![weight], [1], &device));
+        embed.mix = mix();
+        blocks.iter_mut().for_each(|block| block.mix = mix());
+        let reads = Reads { mean: config.mean_pool, mix: true };
+        Self::from_segments(config, embed, blocks, head.reading(reads))
     }
 }
 

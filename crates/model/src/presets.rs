@@ -93,6 +93,8 @@ fn small(
         attention_bias: false,
         mlp_bias: false,
         n_classes: None,
+        mean_pool: false,
+        layer_mix: false,
         max_seq_len,
         init_std: 0.02,
     }

@@ -242,7 +242,12 @@ fn run_head(
         let is_trained = weight.is_require_grad();
         Tensor::from_inner(weight.inner()).set_require_grad(is_trained)
     });
-    let loss = head.loss(input.clone(), batch.targets.clone(), tied.clone()); // [1]
+    let loss = head.loss(
+        input.clone(),
+        batch.targets.clone(),
+        batch.document_starts.clone(),
+        tied.clone(),
+    ); // [1]
     let nats = f64::from(loss.clone().inner().into_scalar::<f32>());
     let mut grads = loss.backward();
     let gradient = input.grad_remove(&mut grads).expect("the loss depends on its input");

@@ -131,7 +131,7 @@ impl Work<'_> {
         if self.layout.sequence_parallel {
             seq_len /= self.layout.tensor;
         }
-        let shape = [rows, seq_len, self.store.config().d_model];
+        let shape = [rows, seq_len, self.store.config().stream_width()];
         let mut values = vec![0.0f32; shape.iter().product()];
         self.pipeline.recv(from % self.pipeline.size(), self.tag(from, to, micro), &mut values);
         let device = self.store.device().clone().without_autodiff();

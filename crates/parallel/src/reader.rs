@@ -49,14 +49,14 @@ impl Reader<'_> {
         let pipeline = &self.engine.mesh().pipeline;
         let (rank, ranks) = (pipeline.rank(), pipeline.size());
         let [b, s] = tokens.dims();
-        let d_model = self.config().d_model;
+        let width = self.config().stream_width();
         let mut result = None;
         for (i, piece) in self.engine.pieces().iter().enumerate() {
             let index = i * ranks + rank;
             let input = (index > 0).then(|| {
-                let mut values = vec![0.0f32; b * s * d_model];
+                let mut values = vec![0.0f32; b * s * width];
                 pipeline.recv((index - 1) % ranks, READING, &mut values);
-                self.tensor(values, [b, s, d_model])
+                self.tensor(values, [b, s, width])
             });
             match work(&self.engine.store().piece(piece), input) {
                 Step::Next(x) => {
@@ -145,7 +145,7 @@ impl Forward for Reader<'_> {
             let x = self.hidden(weights, input, &tokens, &document_starts);
             match self.head(weights) {
                 None => Step::Next(x),
-                Some((head, tied)) => Step::Result(head.forward(x, tied)),
+                Some((head, tied)) => Step::Result(head.forward(x, document_starts.clone(), tied)),
             }
         })
     }
@@ -196,7 +196,7 @@ impl Forward for Reader<'_> {
                 });
                 match self.head(weights) {
                     None => Step::Next(x),
-                    Some((head, tied)) => Step::Result(head.forward(last(x), tied)),
+                    Some((head, tied)) => Step::Result(head.forward(last(x), None, tied)),
                 }
             });
         cache.advance(s);

@@ -22,7 +22,7 @@ use crate::source::Source;
   caravan finetune classify --model SmolLM2-135M.gguf --train train.tsv --dev dev.tsv --out sentiment
   caravan finetune classify --run runs/1 --train a.csv --dev b.csv --text-column review --out c method=full peak_lr=3e-5
 
-Keys: class_weights {KEYS}"))]
+Keys: class_weights pool layer_mix {KEYS}"))]
 pub(crate) struct Args {
     #[command(flatten)]
     source: Source,

@@ -36,6 +36,17 @@ fn both_methods_learn_and_change_what_they_should() {
 }
 
 #[test]
+fn a_mean_over_a_mix_of_layers_learns_what_one_position_shows() {
+    let outcome = trained(&settings(&["pool=mean", "layer_mix=true"])).0;
+    assert!(outcome.scores.accuracy > 0.9, "{:?}", outcome.scores);
+    let after = parameters(&outcome.model);
+    let mix: Vec<f32> =
+        after.iter().filter(|(path, _)| path.ends_with(".mix")).map(|(_, v)| v[0]).collect();
+    assert_eq!(mix.len(), 1 + outcome.model.config().n_layers);
+    assert!(mix.iter().all(|weight| *weight != 1.0 / mix.len() as f32), "{mix:?}");
+}
+
+#[test]
 fn the_same_seed_gives_the_same_bits() {
     let two = [trained(&settings(&["epochs=2"])), trained(&settings(&["epochs=2"]))];
     assert!(parameters(&two[0].0.model) == parameters(&two[1].0.model));
@@ -59,8 +70,12 @@ fn adapters_that_are_folded_in_give_the_same_logits() {
 
 #[test]
 fn a_saved_classifier_is_the_same_one() {
-    for method in ["lora", "full"] {
-        let settings = settings(&[&format!("method={method}"), "epochs=3"]);
+    for (method, more) in [("lora", ""), ("full", ""), ("lora", "mean")] {
+        let mut settings = settings(&[&format!("method={method}"), "epochs=3"]);
+        if more == "mean" {
+            settings.set("pool=mean").unwrap();
+            settings.set("layer_mix=true").unwrap();
+        }
         let (outcome, names) = trained(&settings);
         let dir = tempfile::tempdir().unwrap();
         let info =

@@ -96,9 +96,10 @@ fn a_killed_run_that_was_done_gives_its_result_again() {
 #[test]
 fn any_layout_gives_the_bits_of_one_rank() {
     let all = examples(120);
-    for method in ["lora", "full"] {
-        let method = format!("method={method}");
-        let common = [&*method, "epochs=2", "micro_batch=4", "freeze=blocks.0.wq.*"];
+    for (method, pool) in [("lora", "last"), ("full", "last"), ("lora", "mean")] {
+        let (method, mix) = (format!("method={method}"), format!("layer_mix={}", pool == "mean"));
+        let pool = format!("pool={pool}");
+        let common = [&*method, &*pool, &*mix, "epochs=2", "micro_batch=4", "freeze=blocks.0.wq.*"];
         let alone = classified(sets(&all), &settings(&common)).unwrap();
         for layout in [
             &["data_parallel=2"][..],
@@ -122,7 +123,7 @@ fn any_layout_gives_the_bits_of_one_rank() {
             let (mine, expected) = (parameters(&outcome.model), parameters(&alone.model));
             let differ: Vec<&String> =
                 expected.keys().filter(|path| mine[*path] != expected[*path]).collect();
-            assert!(differ.is_empty(), "{method} {layout:?}: {differ:?} differ");
+            assert!(differ.is_empty(), "{method} {pool} {layout:?}: {differ:?} differ");
             assert_eq!(outcome.scores, alone.scores, "{method} {layout:?}");
         }
     }

@@ -68,6 +68,8 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Read, ModelError> {
         attention_bias: keys.flag("attention_bias")?,
         mlp_bias: keys.flag("mlp_bias")?,
         n_classes: None,
+        mean_pool: false,
+        layer_mix: false,
         max_seq_len,
         init_std: keys.optional_number("initializer_range")?.filter(|s| *s > 0.0).unwrap_or(0.02),
     };

@@ -131,6 +131,8 @@ fn config(header: &Header) -> Result<LlamaConfig, ModelError> {
         attention_bias: has("blk.0.attn_q.bias"),
         mlp_bias: has("blk.0.ffn_up.bias"),
         n_classes: None,
+        mean_pool: false,
+        layer_mix: false,
         max_seq_len,
         init_std: 0.02,
     };

@@ -7,6 +7,8 @@
 mod attend;
 /// The KV cache: decoding step by step equals the full forward; no copies; limits.
 mod cache;
+/// Classes: the mean over a document, the mix of layers.
+mod classifier;
 /// Initial weights against a second implementation.
 mod init;
 /// Paths, flat parameters, regions, kernels, documents.
