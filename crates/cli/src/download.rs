@@ -19,7 +19,7 @@ const PREFIX: &str = "hf:";
   caravan download meta-llama/Llama-3.2-1B@main --endpoint http://127.0.0.1:8000
 
 Every command that takes --model also takes hf:owner/name and downloads what is not there yet. Files lie in the hub's own
-cache (HF_HOME); HF_ENDPOINT names another server; a login of huggingface-cli is used.")]
+cache (HF_HOME); HF_ENDPOINT names another server; HF_TOKEN or a login of huggingface-cli opens what is not open to all.")]
 pub(crate) struct Args {
     /// owner/name, owner/name@revision, or owner/name:file.gguf.
     #[arg(value_name = "REPO")]
@@ -34,7 +34,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let name = args.repo.strip_prefix(PREFIX).unwrap_or(&args.repo);
-    let mut hub = Hub::new();
+    let mut hub = hub();
     if let Some(endpoint) = &args.endpoint {
         hub = hub.with_endpoint(endpoint);
     }
@@ -52,8 +52,26 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 /// The model cannot be downloaded.
 pub(crate) fn resolve(path: &Path) -> Result<PathBuf> {
     match path.to_str().and_then(|text| text.strip_prefix(PREFIX)) {
-        Some(name) => fetch(&Hub::new(), name),
+        Some(name) => fetch(&hub(), name),
         None => Ok(path.to_owned()),
+    }
+}
+
+/// The hub that the environment names, with the variables that its other programs know.
+#[allow(clippy::disallowed_methods, reason = "the program's user speaks here, not a library")]
+fn hub() -> Hub {
+    let hub = Hub::new();
+    let hub = match std::env::var("HF_ENDPOINT") {
+        Ok(endpoint) if !endpoint.is_empty() => hub.with_endpoint(endpoint),
+        _ => hub,
+    };
+    let hub = match std::env::var_os("HF_HOME") {
+        Some(home) if !home.is_empty() => hub.with_cache(Path::new(&home).join("hub")),
+        _ => hub,
+    };
+    match std::env::var("HF_TOKEN") {
+        Ok(token) if !token.is_empty() => hub.with_token(token),
+        _ => hub,
     }
 }
 

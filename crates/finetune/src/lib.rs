@@ -23,6 +23,7 @@ mod peft;
 mod saved;
 mod scores;
 mod settings;
+mod steps;
 mod tune;
 
 pub use classify::{Outcome, classify, measure, predict};

@@ -52,7 +52,7 @@ pub enum HubError {
     },
     /// The transfer failed.
     #[error(
-        "{what} from {endpoint}: {problem}\nhelp: check the connection and try again: what has arrived is kept. A hub elsewhere is named by HF_ENDPOINT"
+        "{what} from {endpoint}: {problem}\nhelp: check the connection and try again: what has arrived is kept"
     )]
     Transfer {
         /// What was asked for.
@@ -63,7 +63,7 @@ pub enum HubError {
         problem: String,
     },
     /// The cache cannot be used.
-    #[error("cannot {action} `{}`: {source}\nhelp: check the space and permissions of the cache, or set HF_HOME to another folder", path.display())]
+    #[error("cannot {action} `{}`: {source}\nhelp: check the space and permissions of the cache, or name another folder", path.display())]
     Io {
         /// `read`, `remove`, ...
         action: &'static str,

@@ -44,8 +44,7 @@ const ENDPOINT: &str = "https://huggingface.co";
 const RETRIES: usize = 3;
 
 impl Hub {
-    /// The hub and cache that the environment names (`HF_ENDPOINT`, `HF_HOME`), with the token that
-    /// `huggingface-cli login` left.
+    /// huggingface.co and its cache in the user's home, with the token that `huggingface-cli login` left there.
     pub fn new() -> Self {
         Self::default()
     }
@@ -77,7 +76,7 @@ impl Hub {
     /// No such repository, or nothing in it that can be loaded; a failed transfer, which goes on where it ended when this is
     /// called again; a file that is not what the server said.
     pub fn fetch(&self, repo: &Repo, on_event: &mut dyn FnMut(&Event)) -> Result<PathBuf> {
-        let mut builder = ApiBuilder::from_env().with_progress(false).with_retries(RETRIES);
+        let mut builder = ApiBuilder::new().with_progress(false).with_retries(RETRIES);
         if let Some(cache) = &self.cache {
             builder = builder.with_cache_dir(cache.clone());
         }
@@ -115,7 +114,7 @@ impl Hub {
     ) -> Result<PathBuf> {
         let cache = match &self.cache {
             Some(cache) => Cache::new(cache.clone()),
-            None => Cache::from_env(),
+            None => Cache::default(),
         };
         let cache = cache.repo(name_of(repo));
         // What was brought before is asked for without a word of the server.

@@ -4,7 +4,7 @@
 //! "owner/name@revision:file" --Repo::parse--> Hub::fetch --> a folder (config, tokenizer, safetensors) or one file (GGUF)
 //! ```
 //!
-//! Files lie in the hub's own cache, `~/.cache/huggingface/hub` unless `HF_HOME` says otherwise, shared with its other
+//! Files lie in the hub's own cache, `~/.cache/huggingface/hub` unless the caller says otherwise, shared with its other
 //! programs. What is there is not asked for again; a download that was interrupted goes on where it ended.
 //!
 //! # Reference

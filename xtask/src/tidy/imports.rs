@@ -62,6 +62,7 @@ const ABOVE_CLI: &[&str] = &[
     "train",
     "finetune",
     "serve",
+    "hub",
 ];
 
 /// One row per crate, lowest first. Rows may be ahead of the crates; a crate without a row fails.
@@ -84,6 +85,7 @@ pub(super) const TABLE: &[Row] = &[
     Row { name: "train", may_import: ABOVE_EVAL, burn: Burn::May },
     Row { name: "finetune", may_import: ABOVE_TRAIN, burn: Burn::May },
     Row { name: "serve", may_import: &["tokenizer", "model", "generate"], burn: Burn::May },
+    Row { name: "hub", may_import: &[], burn: Burn::Never },
     Row { name: "cli", may_import: ABOVE_CLI, burn: Burn::May },
 ];
 

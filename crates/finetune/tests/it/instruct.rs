@@ -1,3 +1,5 @@
+use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::AtomicBool;
 
 use burn::tensor::Device;
@@ -6,7 +8,7 @@ use caravan_finetune::{
     Conversation, Dialect, Ended, FinetuneError, Instructed, Session, Settings, instruct,
 };
 use caravan_generate::{ChatTemplate, Message, TEMPLATES};
-use caravan_model::{Kernels, Llama, LlamaConfig, preset};
+use caravan_model::{Kernels, Llama, LlamaConfig, SpecialIds, WeightDtype, preset, save_hf};
 use caravan_tokenizer::{Encode as _, Tokenizer, TrainConfig, train_bpe};
 
 use crate::support::parameters;
@@ -41,6 +43,12 @@ fn conversations(n: usize) -> Vec<Conversation> {
     (0..n).map(one).collect()
 }
 
+fn base(device: &Device) -> Llama {
+    let vocab_size = tokenizer().vocab_size();
+    let config = LlamaConfig { vocab_size, init_std: 0.1, ..preset("tiny").unwrap() };
+    Llama::init(&config, 3, Kernels::Fused, device).unwrap()
+}
+
 fn run(
     train: &[Conversation],
     dev: &[Conversation],
@@ -55,9 +63,7 @@ fn run(
     {
         settings.set(change).unwrap();
     }
-    let vocab_size = tokenizer.vocab_size();
-    let config = LlamaConfig { vocab_size, init_std: 0.1, ..preset("tiny").unwrap() };
-    let model = Llama::init(&config, 3, Kernels::Fused, &Device::flex().autodiff()).unwrap();
+    let model = base(&Device::flex().autodiff());
     let (dir, stop) = (tempfile::tempdir().unwrap(), AtomicBool::new(false));
     let session = Session { state: dir.path(), world: Communicator::alone(), stop: &stop };
     let ends = [tokenizer.eos_id().unwrap()];
@@ -95,6 +101,64 @@ fn answers_are_learned_by_both_methods_and_the_model_stops() {
         };
         let end = caravan_generate::generate_from(&model, &tokenizer, ids, &options, &mut push);
         assert_eq!(text.trim(), "blue", "{method}: {:?}", end.unwrap());
+    }
+}
+
+#[test]
+#[allow(clippy::disallowed_methods, reason = "the test runner says where Python is")]
+fn python_computes_the_same_update() {
+    let name = "python_computes_the_same_update";
+    let Some(interpreter) = std::env::var_os("CARAVAN_PYTHON") else {
+        eprintln!("NOT RUN: {name}: no Python (CARAVAN_PYTHON)");
+        return;
+    };
+    // Of many lengths, so that rows hold several.
+    let mut all = conversations(12);
+    for (i, conversation) in all.iter_mut().enumerate() {
+        let more = " please".repeat(i % 5);
+        conversation.messages[0].content.push_str(&more);
+    }
+    // What the template writes, spelt out.
+    let tokenizer = tokenizer();
+    let ids_of = |conversation: &Conversation| {
+        let [question, answer] = &conversation.messages[..] else { panic!("two turns") };
+        let mut ids = vec![tokenizer.bos_id().unwrap()];
+        ids.extend(tokenizer.encode(&format!("User: {}\nAssistant:", question.content)).unwrap());
+        let n = ids.len();
+        ids.extend(tokenizer.encode(&format!(" {}\n", answer.content)).unwrap());
+        ids.push(tokenizer.eos_id().unwrap());
+        let is_answer: Vec<bool> = (0..ids.len()).map(|i| i >= n).collect();
+        serde_json::json!([ids, is_answer])
+    };
+    let written = serde_json::Value::from(all.iter().map(ids_of).collect::<Vec<_>>());
+    let dir = tempfile::tempdir().unwrap();
+    let special = SpecialIds::default();
+    save_hf(&base(&Device::flex()), &dir.path().join("m"), WeightDtype::F32, &special).unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/answers.py");
+    let output = Command::new(interpreter)
+        .arg("-B")
+        .arg(script)
+        .arg(dir.path().join("m"))
+        .args([&*written.to_string(), "1e-2"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    if let Some(why) = text.strip_prefix("NOT RUN: ") {
+        eprintln!("NOT RUN: {name}: {}", why.trim());
+        return;
+    }
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let expected: Vec<f64> = text.lines().map(|line| line.parse().unwrap()).collect();
+    let found = |lr: &str, more: &str| {
+        let changes = ["epochs=1", "batch=12", "warmup=0", lr, more];
+        run(&all, &all, &template("plain"), &changes).unwrap().scores.loss
+    };
+    let before = found("peak_lr=1e-12", "micro_batch=0");
+    assert!((before - expected[0]).abs() < 1e-5, "before: {before}, {}", expected[0]);
+    for micro_batch in ["micro_batch=0", "micro_batch=5"] {
+        let after = found("peak_lr=1e-2", micro_batch);
+        assert!(expected[1] < expected[0] - 0.1);
+        assert!((after - expected[1]).abs() < 1e-4, "{micro_batch}: {after}, {}", expected[1]);
     }
 }
 
