@@ -68,13 +68,26 @@ pub enum FinetuneError {
     Optim(#[from] caravan_optim::OptimError),
     /// Ranks, checkpoints or the layout.
     #[error(transparent)]
-    Train(#[from] caravan_train::TrainError),
+    Train(Box<caravan_train::TrainError>),
     /// The chat template.
     #[error(transparent)]
-    Template(#[from] caravan_generate::GenerateError),
+    Template(Box<caravan_generate::GenerateError>),
     /// The tokenizer.
     #[error(transparent)]
     Tokenizer(#[from] caravan_tokenizer::TokenizerError),
+}
+
+// Boxed: these are by far the largest.
+impl From<caravan_train::TrainError> for FinetuneError {
+    fn from(error: caravan_train::TrainError) -> Self {
+        Self::Train(Box::new(error))
+    }
+}
+
+impl From<caravan_generate::GenerateError> for FinetuneError {
+    fn from(error: caravan_generate::GenerateError) -> Self {
+        Self::Template(Box::new(error))
+    }
 }
 
 pub(crate) type Result<T> = std::result::Result<T, FinetuneError>;

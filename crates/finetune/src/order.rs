@@ -29,7 +29,7 @@ impl Order {
     /// The examples of an epoch.
     pub(crate) fn of(&mut self, epoch: u64) -> &[usize] {
         if self.epoch.as_ref().is_none_or(|(known, _)| *known != epoch) {
-            let mut order = (0..self.n).collect();
+            let mut order: Vec<usize> = (0..self.n).collect();
             self.shuffle(&mut order, epoch, 0);
             if !self.weights.is_empty() {
                 order = self.chosen(order, epoch);
@@ -40,7 +40,7 @@ impl Order {
         &self.epoch.as_ref().expect("just made").1
     }
 
-    fn shuffle(&self, order: &mut Vec<usize>, epoch: u64, draw: u64) {
+    fn shuffle(&self, order: &mut [usize], epoch: u64, draw: u64) {
         for i in (1..order.len()).rev() {
             let j = random(self.seed, epoch, draw + i as u64) % (i as u64 + 1);
             order.swap(i, j as usize);

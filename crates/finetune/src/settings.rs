@@ -257,10 +257,21 @@ impl Settings {
             let found = self.parallel.tensor_parallel;
             return Err(wrong("tensor_parallel", &found, "is not built for fine-tuning", help));
         }
+        let n = self.n_micro_batches();
+        let replicas = self.parallel.data_parallel * self.parallel.shard_parallel;
+        if replicas > 0 && !n.is_multiple_of(replicas) {
+            let problem = format!(
+                "makes {n} micro-batches of batch = {}, which {replicas} data-parallel ranks cannot share",
+                self.batch
+            );
+            let fits = self.batch.next_multiple_of(replicas);
+            let help = format!("set batch={fits} and micro_batch={}", fits / replicas);
+            return Err(wrong("micro_batch", &self.micro_batch, &problem, &help));
+        }
         let mut config = RunConfig { parallel: self.parallel.clone(), ..RunConfig::default() };
         config.run.seq_len = seq_len;
         config.run.micro_batch = 1;
-        config.run.global_batch = self.n_micro_batches();
+        config.run.global_batch = n;
         Ok(caravan_train::layout(&config, model)?)
     }
 

@@ -14,6 +14,7 @@ mod batch;
 mod decode;
 mod error;
 mod generate;
+mod python;
 mod sampler;
 mod stop;
 mod template;

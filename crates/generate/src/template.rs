@@ -9,11 +9,12 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Rest, Value, ValueKind, from_args};
-use minijinja::{Environment, Error, ErrorKind, State, context};
+use minijinja::value::{Kwargs, Value, ValueKind};
+use minijinja::{Environment, Error, ErrorKind, context};
 use serde::{Deserialize, Serialize};
 
 use crate::error::GenerateError;
+use crate::python::python_method;
 
 /// A turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,7 +62,8 @@ impl ChatTemplate {
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
         environment.add_filter("tojson", to_json);
-        environment.add_template_owned(NAME, source.to_owned()).map_err(|e| template_error(&e))?;
+        let source = without_generation(source);
+        environment.add_template_owned(NAME, source).map_err(|e| template_error(&e))?;
         Ok(Self { environment, bos: bos.to_owned(), eos: eos.to_owned() })
     }
 
@@ -85,6 +87,30 @@ impl ChatTemplate {
         };
         template.render(values).map_err(|e| template_error(&e))
     }
+}
+
+/// A template whose `{% generation %}` blocks, which mark the assistant's words for training, are blocks that always hold.
+fn without_generation(source: &str) -> String {
+    let (mut out, mut rest) = (String::with_capacity(source.len()), source);
+    while let Some(at) = rest.find("{%") {
+        let (before, tag) = rest.split_at(at);
+        let Some(end) = tag.find("%}") else { break };
+        out.push_str(before);
+        let (tag, after) = tag.split_at(end + 2);
+        let word = tag[2..end].trim_matches(['-', '+']).trim();
+        let stands_for = match word {
+            "generation" => Some("if true"),
+            "endgeneration" => Some("endif"),
+            _ => None,
+        };
+        match stands_for {
+            Some(other) => out.push_str(&tag.replacen(word, other, 1)),
+            None => out.push_str(tag),
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+    out
 }
 
 fn turn(message: &Message) -> Value {
@@ -242,127 +268,6 @@ fn civil(days: u64) -> (u64, u64, u64) {
     (year_of_era + era * 400 + u64::from(month <= 2), month, day)
 }
 
-/// The methods of Python's strings, lists and dictionaries that templates call.
-fn python_method(
-    _: &mut State<'_, '_>,
-    value: &Value,
-    method: &str,
-    args: &[Value],
-) -> Result<Value, Error> {
-    let unknown = || Error::from(ErrorKind::UnknownMethod);
-    if let Some(text) = value.as_str() {
-        return string_method(text, method, args).unwrap_or_else(|| Err(unknown()));
-    }
-    let items = || -> Result<Vec<Value>, Error> {
-        let pair = |key: Value| Ok(Value::from(vec![key.clone(), value.get_item(&key)?]));
-        value.try_iter()?.map(pair).collect()
-    };
-    match method {
-        "items" => items().map(Value::from),
-        "keys" => Ok(Value::from(value.try_iter()?.collect::<Vec<_>>())),
-        "values" => {
-            let values: Result<Vec<Value>, Error> =
-                value.try_iter()?.map(|key| value.get_item(&key)).collect();
-            values.map(Value::from)
-        }
-        "get" => {
-            let (key, default): (Value, Option<Value>) = from_args(args)?;
-            let found = value.get_item(&key)?;
-            Ok(if found.is_undefined() { default.unwrap_or(Value::from(())) } else { found })
-        }
-        _ => Err(unknown()),
-    }
-}
-
-/// `None` for a method that strings do not have here.
-fn string_method(text: &str, method: &str, args: &[Value]) -> Option<Result<Value, Error>> {
-    let characters = || -> Result<Option<String>, Error> {
-        let (set,): (Option<String>,) = from_args(args)?;
-        Ok(set)
-    };
-    let strip = |start: bool, end: bool| -> Result<Value, Error> {
-        let set = characters()?;
-        let is_in = |c: char| set.as_ref().map_or(c.is_whitespace(), |set| set.contains(c));
-        let text = if start { text.trim_start_matches(is_in) } else { text };
-        Ok(Value::from(if end { text.trim_end_matches(is_in) } else { text }))
-    };
-    let one = || -> Result<String, Error> {
-        let (one,): (String,) = from_args(args)?;
-        Ok(one)
-    };
-    Some(match method {
-        "strip" => strip(true, true),
-        "lstrip" => strip(true, false),
-        "rstrip" => strip(false, true),
-        "upper" => Ok(Value::from(text.to_uppercase())),
-        "lower" => Ok(Value::from(text.to_lowercase())),
-        "capitalize" => Ok(Value::from(titled(text, false))),
-        "title" => Ok(Value::from(titled(text, true))),
-        "startswith" => one().map(|start| Value::from(text.starts_with(&start))),
-        "endswith" => one().map(|end| Value::from(text.ends_with(&end))),
-        "find" => one().map(|part| {
-            let at = text.find(&part).map(|at| text[..at].chars().count() as i64);
-            Value::from(at.unwrap_or(-1))
-        }),
-        "count" => one().map(|part| Value::from(text.matches(part.as_str()).count())),
-        "replace" => from_args::<(String, String, Option<usize>)>(args)
-            .map(|(from, to, n)| Value::from(text.replacen(&from, &to, n.unwrap_or(usize::MAX)))),
-        "split" => split(text, args),
-        "join" => {
-            let joined = |list: Value| -> Result<Value, Error> {
-                let parts: Vec<String> = list.try_iter()?.map(|part| part.to_string()).collect();
-                Ok(Value::from(parts.join(text)))
-            };
-            from_args::<(Value,)>(args).and_then(|(list,)| joined(list))
-        }
-        _ => return None,
-    })
-}
-
-/// The first letter of the text, or of every word, large and all others small.
-fn titled(text: &str, every_word: bool) -> String {
-    let mut begins = true;
-    let mut out = String::new();
-    for c in text.chars() {
-        match begins {
-            true => out.extend(c.to_uppercase()),
-            false => out.extend(c.to_lowercase()),
-        }
-        begins = every_word && !c.is_alphabetic();
-    }
-    out
-}
-
-/// At most `n - 1` cuts at white space, which the last part keeps inside.
-fn words(text: &str, n: usize) -> Vec<&str> {
-    let (mut rest, mut parts) = (text.trim_start(), Vec::new());
-    while !rest.is_empty() && parts.len() + 1 < n {
-        let Some(end) = rest.find(char::is_whitespace) else { break };
-        parts.push(&rest[..end]);
-        rest = rest[end..].trim_start();
-    }
-    if !rest.is_empty() {
-        parts.push(rest);
-    }
-    parts
-}
-
-fn split(text: &str, args: &[Value]) -> Result<Value, Error> {
-    let (rest, options): (Rest<Value>, Kwargs) = from_args(args)?;
-    let separator = rest.first().and_then(|value| value.as_str().map(str::to_owned));
-    let most = match rest.get(1) {
-        Some(most) => Some(i64::try_from(most.clone())?),
-        None => options.get::<Option<i64>>("maxsplit")?,
-    };
-    let most =
-        most.and_then(|n| usize::try_from(n).ok()).map_or(usize::MAX, |n| n.saturating_add(1));
-    let parts: Vec<&str> = match &separator {
-        Some(separator) => text.splitn(most, separator.as_str()).collect(),
-        None => words(text, most),
-    };
-    Ok(Value::from_iter(parts.into_iter().map(Value::from)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -430,7 +335,27 @@ mod tests {
             "role content "
         );
         assert_eq!(render("{{ messages[0].get('name', 'none') }}"), "none");
+        let generation = "{% for m in messages %}[{%- generation %} {{ m.role }} {% endgeneration -%} ]{% endfor %}";
+        assert_eq!(render(generation), "[ user ]");
         // As Python 3 and transformers 5 give them.
+        for (source, expected) in [
+            ("'a-b-c'.rsplit('-', 1) | join('|')", "a-b|c"),
+            ("'a-b-c'.rsplit('-') | join('|')", "a|b|c"),
+            ("'a\\nb\\n'.splitlines() | join('|')", "a|b"),
+            ("'k: v: w'.partition(': ') | join('|')", "k|: |v: w"),
+            ("'k: v: w'.rpartition(': ') | join('|')", "k: v|: |w"),
+            ("'kv'.rpartition(':') | join('|')", "||kv"),
+            ("'prefix'.removeprefix('pre')", "fix"),
+            ("'prefix'.removesuffix('pre')", "prefix"),
+            ("'12'.isdigit()", "true"),
+            ("''.isdigit()", "false"),
+            ("'a1'.isalpha()", "false"),
+            ("'aB'.islower()", "false"),
+            ("'a1'.islower()", "true"),
+            ("'A1'.isupper()", "true"),
+        ] {
+            assert_eq!(render(&format!("{{{{ {source} }}}}")), expected, "{source}");
+        }
         assert_eq!(render("{{ 'hello wORLD foo'.title() }}"), "Hello World Foo");
         assert_eq!(render("{{ 'hello wORLD foo'.capitalize() }}"), "Hello world foo");
         assert_eq!(render("{{ ' a b  c'.split(none, 1) | join('|') }}"), "a|b  c");

@@ -125,6 +125,10 @@ fn finish(args: &Args, settings: &Settings, loaded: &Loaded, outcome: &Instructe
     if !is_lora || args.merge {
         let dir = out.join("model");
         let model = outcome.model.clone().merged();
+        // Of a run that was killed while it wrote.
+        if dir.exists() {
+            std::fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
+        }
         export::write(&model, Some(loaded.tokenizer()?), Some(&template), WeightDtype::F32, &dir)?;
         made.push(dir);
     }

@@ -67,6 +67,84 @@ fn next_args(dir: &std::path::Path) -> Vec<&'static str> {
     }
 }
 
+/// Examples of two classes, and a model to begin with.
+fn reviews(dir: &std::path::Path) {
+    ok(dir, &train_args("run", &["steps=2"]));
+    let rows = |n: usize| -> String {
+        let row = |i: usize| match i % 3 {
+            0 => format!("{i} good\tup\n"),
+            _ => format!("{} bad\tdown\n", i * 7),
+        };
+        (0..n).map(row).collect()
+    };
+    std::fs::write(dir.join("train.tsv"), rows(96)).expect("the examples are written");
+    std::fs::write(dir.join("dev.tsv"), rows(24)).expect("the examples are written");
+}
+
+fn tune_args<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let args = [
+        "finetune",
+        "classify",
+        "--run",
+        "run",
+        "--train",
+        "train.tsv",
+        "--dev",
+        "dev.tsv",
+        "--out",
+    ];
+    let settings = ["method=full", "epochs=6", "batch=8", "micro_batch=4", "peak_lr=1e-3"];
+    args.iter().chain(&[out]).chain(&settings).chain(more).copied().collect()
+}
+
+#[test]
+fn kills_change_no_bit_of_a_classifier() {
+    let (_guard, dir) = folder();
+    reviews(&dir);
+    let begun = std::time::Instant::now();
+    ok(&dir, &tune_args("whole", &[]));
+    let whole = begun.elapsed().as_secs_f64();
+    let result = |out: &str| std::fs::read(dir.join(out).join("weights.safetensors")).unwrap();
+    let mut kills = 0;
+    for i in 0..40u64 {
+        let args = match dir.join("killed/state").exists() {
+            true => tune_args("killed", &["--resume"]),
+            false => tune_args("killed", &[]),
+        };
+        let mut child = command(&dir, &args)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the program starts");
+        std::thread::sleep(Duration::from_secs_f64(whole * (0.2 + 0.07 * (i % 7) as f64)));
+        if let Some(status) = child.try_wait().expect("a status") {
+            assert!(status.success());
+            break;
+        }
+        child.kill().expect("a signal");
+        child.wait().expect("a status");
+        kills += 1;
+    }
+    assert!(kills > 0 && dir.join("killed/classifier.json").exists(), "after {kills} kills");
+    assert!(result("whole") == result("killed"), "the bits differ after {kills} kills");
+    assert!(!dir.join("killed/state").exists());
+    // Every measurement once, in order.
+    let text = std::fs::read_to_string(dir.join("killed/metrics.jsonl")).unwrap();
+    let step =
+        |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["step"].as_u64();
+    let steps: Vec<u64> = text.lines().filter_map(step).collect();
+    assert!(
+        steps.windows(2).all(|pair| pair[0] < pair[1]) && steps.last() == Some(&72),
+        "{steps:?}"
+    );
+    // Over ranks the same bits again.
+    ok(&dir, &tune_args("ranks", &["--ranks", "2"]));
+    assert!(result("whole") == result("ranks"), "two ranks");
+    let refused = command(&dir, &tune_args("three", &["--ranks", "3"])).output().unwrap();
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && text.contains("3 data-parallel ranks"), "{text}");
+}
+
 #[test]
 fn recompute_is_the_same_run() {
     let (_guard, dir) = folder();

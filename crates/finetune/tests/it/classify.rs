@@ -142,7 +142,7 @@ fn a_rare_class_is_found_where_it_counts_as_much() {
     let one = |i: usize| Example {
         line: i + 1,
         text: "the same".to_owned(),
-        label: if i % 8 == 0 { "x" } else { "y" }.to_owned(),
+        label: if i.is_multiple_of(8) { "x" } else { "y" }.to_owned(),
     };
     let all: Vec<Example> = (0..160).map(one).collect();
     let names = class_names("f".as_ref(), &all).unwrap();

@@ -152,5 +152,9 @@ fn what_a_layout_cannot_do_is_said_first() {
     let message = refused(&["tensor_parallel=2"]);
     assert!(message.contains("tensor_parallel = 2: is not built for fine-tuning"), "{message}");
     let message = refused(&["data_parallel=3", "micro_batch=4"]);
-    assert!(message.contains("\nhelp: "), "{message}");
+    assert!(
+        message.contains("makes 4 micro-batches of batch = 16, which 3 data-parallel ranks"),
+        "{message}"
+    );
+    assert!(message.ends_with("\nhelp: set batch=18 and micro_batch=6"), "{message}");
 }
