@@ -347,12 +347,12 @@ mod tests {
             ("'kv'.rpartition(':') | join('|')", "||kv"),
             ("'prefix'.removeprefix('pre')", "fix"),
             ("'prefix'.removesuffix('pre')", "prefix"),
-            ("'12'.isdigit()", "true"),
-            ("''.isdigit()", "false"),
-            ("'a1'.isalpha()", "false"),
-            ("'aB'.islower()", "false"),
-            ("'a1'.islower()", "true"),
-            ("'A1'.isupper()", "true"),
+            ("'12'.isdigit()", "True"),
+            ("''.isdigit()", "False"),
+            ("'a1'.isalpha()", "False"),
+            ("'aB'.islower()", "False"),
+            ("'a1'.islower()", "True"),
+            ("'A1'.isupper()", "True"),
         ] {
             assert_eq!(render(&format!("{{{{ {source} }}}}")), expected, "{source}");
         }

@@ -112,6 +112,32 @@ fn stopped_in_any_stage_and_resumed_is_the_same_run() {
 }
 
 #[test]
+fn one_stage_is_a_run_without_stages() {
+    let dir = tempfile::tempdir().unwrap();
+    let no = AtomicBool::new(false);
+    let losses = |config: RunConfig, name: &str| {
+        let mut rows = Rows::default();
+        let out = RunDir::new(dir.path().join(name));
+        finished(train(config, "flex", &out, &no, &mut rows).unwrap());
+        rows.rows.iter().map(|row| row.train_loss.unwrap()).collect::<Vec<_>>()
+    };
+    let plain = losses(config(dir.path(), &["steps=5"]), "plain");
+    let stages = vec![stage(Unit::Document, 5, 32, 6)];
+    let staged = losses(RunConfig { stages, ..config(dir.path(), &["steps=5"]) }, "staged");
+    assert_eq!(plain, staged);
+    // A second stage begins with the first sequences again.
+    let stages = vec![
+        Stage { name: Some("once".to_owned()), ..stage(Unit::Document, 5, 32, 6) },
+        Stage { name: Some("again".to_owned()), ..stage(Unit::Document, 5, 32, 6) },
+    ];
+    let config = config(dir.path(), &["peak_lr=1e-12", "min_lr=0"]);
+    let twice = losses(RunConfig { stages, ..config }, "twice");
+    for (first, second) in twice[..5].iter().zip(&twice[5..]) {
+        assert!((first - second).abs() < 1e-6, "{twice:?}");
+    }
+}
+
+#[test]
 fn a_file_says_what_the_stages_are() {
     let read = |text: &str| RunConfig::from_toml(text, Path::new("c.toml"));
     let text = "global_batch = 4\nmicro_batch = 2\n[[stages]]\nunit = \"sentence\"\nsteps = 3\nseq_len = 16\nweights = [1, 2]\n[[stages]]\nname = \"long\"\nsteps = 2\nseq_len = 64\nglobal_batch = 2\n[data]\ntext = [\"a\", \"b\"]\n";
