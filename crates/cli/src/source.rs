@@ -177,7 +177,7 @@ impl Loaded {
             },
             (None, Some(own)) => Ok(own.clone()),
             (None, None) => bail!(
-                "`{}` has no chat template: it was not trained on conversations\nhelp: name one with --chat-template plain, chatml or a file, or use `generate`",
+                "`{}` has no chat template: it was not trained on conversations\nhelp: name one with --chat-template plain, chatml or a file; `generate` needs none",
                 self.folder.display()
             ),
         }

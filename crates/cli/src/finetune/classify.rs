@@ -75,13 +75,13 @@ fn train(
             dev.len()
         ));
     }
-    let mut rows = is_first.then(|| Rows::open(out, args.run.resume)).transpose()?;
+    let mut rows = Rows::new(out, args.run.resume);
     let mut failed = None;
     let mut report = |progress: &Progress<Scores>| {
         let scores = &progress.scores;
         let text = format!("dev accuracy {:.4}, macro F1 {:.4}", scores.accuracy, scores.macro_f1);
         output::note(&show(progress, &text));
-        if let Some(Err(error)) = rows.as_mut().map(|rows| rows.write(&row(progress))) {
+        if let Err(error) = rows.write(&row(progress)) {
             failed.get_or_insert(error);
         }
         Ok(())

@@ -38,7 +38,7 @@ pub(crate) struct Args {
     /// Conversations to measure on.
     #[arg(long, value_name = "FILE")]
     dev: PathBuf,
-    /// How turns are written: plain, chatml or a file; without it, as the model's own template does.
+    /// How turns are written: plain, chatml, raw or a file; without it, as the model's own template does.
     #[arg(long, value_name = "NAME|FILE")]
     chat_template: Option<String>,
     /// Train on the first N conversations only.
@@ -80,7 +80,7 @@ fn train(
             dev.len()
         ));
     }
-    let mut rows = is_first.then(|| Rows::open(&args.run.out, args.run.resume)).transpose()?;
+    let mut rows = Rows::new(&args.run.out, args.run.resume);
     let mut failed = None;
     let mut report = |progress: &Progress<AnswerScores>| {
         output::note(&show(progress, &format!("dev loss {:.4}", progress.scores.loss)));
@@ -88,7 +88,7 @@ fn train(
             "step": progress.step, "train_loss": progress.train_loss, "lr": progress.lr,
             "dev_loss": progress.scores.loss, "elapsed_secs": progress.secs,
         });
-        if let Some(Err(error)) = rows.as_mut().map(|rows| rows.write(&row)) {
+        if let Err(error) = rows.write(&row) {
             failed.get_or_insert(error);
         }
         Ok(())

@@ -152,28 +152,30 @@ pub(crate) fn load(source: &Source, settings: &Settings) -> Result<(Loaded, Llam
 #[derive(Debug)]
 pub(crate) struct Rows {
     path: PathBuf,
-    file: std::fs::File,
+    resume: bool,
+    /// Opened for the first measurement: a run that is refused leaves nothing behind.
+    file: Option<std::fs::File>,
 }
 
 impl Rows {
-    /// Opens `OUT/metrics.jsonl`.
-    pub(crate) fn open(out: &Path, resume: bool) -> Result<Self> {
-        std::fs::create_dir_all(out).with_context(|| format!("creating {}", out.display()))?;
-        let path = out.join("metrics.jsonl");
-        let mut options = OpenOptions::new();
-        options.create(true);
-        if resume {
-            options.append(true)
-        } else {
-            options.write(true).truncate(true)
-        };
-        let file = options.open(&path).with_context(|| format!("opening {}", path.display()))?;
-        Ok(Self { path, file })
+    /// Those in `OUT/metrics.jsonl`.
+    pub(crate) fn new(out: &Path, resume: bool) -> Self {
+        Self { path: out.join("metrics.jsonl"), resume, file: None }
     }
 
     /// Writes one.
     pub(crate) fn write(&mut self, row: &serde_json::Value) -> Result<()> {
-        writeln!(self.file, "{row}").with_context(|| format!("writing {}", self.path.display()))
+        let Self { path, resume, file } = self;
+        let file = match file {
+            Some(file) => file,
+            None => {
+                let mut options = OpenOptions::new();
+                options.create(true).append(*resume).write(true).truncate(!*resume);
+                let opened = options.open(&*path);
+                file.insert(opened.with_context(|| format!("opening {}", path.display()))?)
+            }
+        };
+        writeln!(file, "{row}").with_context(|| format!("writing {}", path.display()))
     }
 }
 

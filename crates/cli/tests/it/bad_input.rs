@@ -139,3 +139,42 @@ fn places() {
     refused(&dir, &["data", "verify", "--data", "nowhere"], &["nowhere"]);
     refused(&dir, &["train"], &["no text"]);
 }
+
+#[test]
+fn tuning_and_stages() {
+    let (_guard, dir) = folder();
+    ok(&dir, &train_args("run", &["steps=1"]));
+    std::fs::write(dir.join("a.tsv"), "one\tup\ntwo\tdown\n").unwrap();
+    std::fs::write(dir.join("q.jsonl"), "{\"question\": \"Q\"}\n").unwrap();
+    std::fs::write(dir.join("c.jsonl"), "{\"prompt\": \"Q\", \"completion\": \"A\"}\n").unwrap();
+    let tune = |kind: &'static str, file: &str, more: &[&str], words: &[&str]| {
+        let args = ["finetune", kind, "--run", "run", "--train", file, "--dev", file];
+        let args: Vec<&str> = args.iter().chain(&["--out", "c"]).chain(more).copied().collect();
+        refused(&dir, &args, words);
+    };
+    tune("classify", "a.tsv", &["epoch=3"], &["epoch = 3", "there is no such key"]);
+    tune("classify", "a.tsv", &["class_weights=far:2"], &["no class `far`", "down:1,up:2"]);
+    tune("classify", "a.tsv", &["pool=max"], &["pool = max", "last, mean"]);
+    tune("classify", "a.tsv", &["--ranks", "3", "micro_batch=8"], &["3 data-parallel ranks"]);
+    tune("classify", "a.tsv", &["tensor_parallel=2", "--ranks", "2"], &["tensor_parallel = 2"]);
+    tune("instruct", "q.jsonl", &[], &["`q.jsonl` line 1", "question"]);
+    tune("instruct", "c.jsonl", &[], &["no chat template", "--chat-template"]);
+    tune("instruct", "c.jsonl", &["--chat-template", "raw", "seq_len=2"], &["line 1 has"]);
+    tune("instruct", "c.jsonl", &["--chat-template", "raw", "pool=mean"], &["for classifiers"]);
+    assert!(!dir.join("c").exists(), "a run that was refused left something behind");
+    std::fs::create_dir_all(dir.join("c/state")).unwrap();
+    tune("classify", "a.tsv", &[], &["was interrupted", "--resume"]);
+    refused(&dir, &["generate", "--model", "hf:nobody", "--prompt", "x"], &["`nobody`"]);
+    refused(
+        &dir,
+        &["generate", "--run", "run", "--adapter", "absent", "--prompt", "x"],
+        &["absent"],
+    );
+    std::fs::write(dir.join("s.toml"), "[[stages]]\nunit = \"word\"\nsteps = 3\n").unwrap();
+    let train = ["train", "--config", "s.toml", "--text", "text.txt", "--out", "s"];
+    refused(&dir, &train, &["s.toml", "stages[0]", "word", "sentence"]);
+    std::fs::write(dir.join("s.toml"), "[[stages]]\nsteps = 3\nglobal_batch = 3\n").unwrap();
+    refused(&dir, &train, &["stage `document`", "global_batch = 3"]);
+    refused(&dir, &[&train[..], &["steps=4"]].concat(), &["`steps`", "[[stages]]"]);
+    assert!(!dir.join("s").exists(), "nothing was started");
+}
