@@ -13,7 +13,7 @@ use caravan_tokenizer::{Encode as _, Tokenizer};
 use caravan_train::open_run;
 
 /// Where a model comes from.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Source {
     /// Folder of a training run.
     #[arg(long, value_name = "DIR", required_unless_present = "model", conflicts_with = "model")]
@@ -27,6 +27,9 @@ pub(crate) struct Source {
     /// Where to compute: flex, tch, cuda, cuda:1, ...
     #[arg(long, default_value = "flex")]
     pub(crate) device: String,
+    /// Whether what is loaded is not spoken of, as on ranks behind the first.
+    #[arg(skip)]
+    pub(crate) quiet: bool,
 }
 
 /// A model ready to be asked.
@@ -49,7 +52,7 @@ impl Source {
     pub(crate) fn of(path: &Path, is_run: bool) -> Self {
         let path = Some(path.to_owned());
         let (run, model) = if is_run { (path, None) } else { (None, path) };
-        Self { run, model, adapter: None, device: "flex".to_owned() }
+        Self { run, model, adapter: None, device: "flex".to_owned(), quiet: false }
     }
 
     /// Loads it to be read.
@@ -66,7 +69,7 @@ impl Source {
         let mut loaded = self.load_base(device)?;
         let Some(dir) = &self.adapter else { return Ok(loaded) };
         let (model, lora) = load_peft(loaded.model, dir)?;
-        crate::output::note(&format!(
+        self.note(&format!(
             "adapter `{}`: rank {}, alpha {}, on {}",
             dir.display(),
             lora.rank,
@@ -99,7 +102,7 @@ impl Source {
             true => caravan_model::load_gguf(&dir, Kernels::Fused, device)?,
             false => caravan_model::load_hf(&dir, Kernels::Fused, device)?,
         };
-        crate::output::note(&format!(
+        self.note(&format!(
             "loaded {} parameters from {} in {:.1} s, peak memory {}",
             caravan_train::group(model.config().param_count()),
             caravan_train::show_bytes(report.n_bytes),
@@ -107,10 +110,10 @@ impl Source {
             caravan_train::peak_rss_bytes().map_or("unknown".to_owned(), caravan_train::show_bytes),
         ));
         for note in &report.notes {
-            crate::output::note(&format!("note: {note}"));
+            self.note(&format!("note: {note}"));
         }
         for name in &report.unused {
-            crate::output::note(&format!(
+            self.note(&format!(
                 "note: tensor `{name}` of `{}` is not part of the model and was not used",
                 dir.display()
             ));
@@ -127,6 +130,11 @@ impl Source {
         }
         // One document a row is right for every model, however it was trained.
         Ok(Loaded { model, tokenizer, document_mask: true, folder: dir, ends, chat_template })
+    }
+    fn note(&self, text: &str) {
+        if !self.quiet {
+            crate::output::note(text);
+        }
     }
 }
 

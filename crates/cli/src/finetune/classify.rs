@@ -63,7 +63,7 @@ fn train(
     examples.truncate(args.limit.unwrap_or(examples.len()));
     let dev = read_examples(&args.dev, &columns)?;
     let names = class_names(&args.train, &examples)?;
-    let (loaded, model) = load(&args.source, settings)?;
+    let (loaded, model) = load(&args.source, settings, world)?;
     let tokenizer = loaded.tokenizer()?;
     let is_first = world.rank() == 0;
     if is_first {

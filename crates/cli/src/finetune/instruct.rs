@@ -70,7 +70,7 @@ fn train(
     let mut conversations = read_conversations(&args.train)?;
     conversations.truncate(args.limit.unwrap_or(conversations.len()));
     let dev = read_conversations(&args.dev)?;
-    let (loaded, model) = load(&args.source, settings)?;
+    let (loaded, model) = load(&args.source, settings, world)?;
     let template = loaded.template(args.chat_template.as_deref())?;
     let is_first = world.rank() == 0;
     if is_first {

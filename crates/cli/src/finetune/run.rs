@@ -141,8 +141,12 @@ impl RunArgs {
 }
 
 /// The model to be trained, with the kernels that `settings` ask for. The first rank speaks about it.
-pub(crate) fn load(source: &Source, settings: &Settings) -> Result<(Loaded, Llama)> {
-    let loaded = source.load_trainable()?;
+pub(crate) fn load(
+    source: &Source,
+    settings: &Settings,
+    world: &Communicator,
+) -> Result<(Loaded, Llama)> {
+    let loaded = Source { quiet: world.rank() > 0, ..source.clone() }.load_trainable()?;
     let kernels = if settings.dtype == "bf16" { Kernels::FusedBf16 } else { Kernels::Fused };
     let model = loaded.model.clone().with_kernels(kernels);
     Ok((loaded, model))

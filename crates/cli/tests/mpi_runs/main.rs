@@ -24,6 +24,10 @@ const TESTS: &[(&str, fn())] = &[
         runs::four_processes_have_the_loss_curve_of_one_rank,
     ),
     ("a_signal_to_the_launcher_stops_and_saves", runs::a_signal_to_the_launcher_stops_and_saves),
+    (
+        "a_classifier_over_processes_has_the_bits_of_one_rank",
+        runs::a_classifier_over_processes_has_the_bits_of_one_rank,
+    ),
     ("a_rank_that_is_killed_ends_all_at_once", failures::a_rank_that_is_killed_ends_all_at_once),
     ("a_rank_that_panics_ends_all_at_once", failures::a_rank_that_panics_ends_all_at_once),
     ("ranks_that_were_started_wrong_are_named", errors::ranks_that_were_started_wrong_are_named),

@@ -50,3 +50,29 @@ pub(crate) fn a_signal_to_the_launcher_stops_and_saves() {
     assert_eq!(rows(&dir.join("run")), rows(&dir.join("one")));
     assert!(weights(&dir.join("run")) == weights(&dir.join("one")), "other bits");
 }
+
+pub(crate) fn a_classifier_over_processes_has_the_bits_of_one_rank() {
+    let (_guard, dir) = folder();
+    alone(&dir, &train_args(&dir, "run", &["steps=3"])).ok();
+    let row = |i: usize| match i % 3 {
+        0 => format!("{i} good\tup\n"),
+        _ => format!("{} bad\tdown\n", i * 7),
+    };
+    let rows = |n: usize| (0..n).map(row).collect::<String>();
+    std::fs::write(dir.join("train.tsv"), rows(48)).unwrap();
+    std::fs::write(dir.join("dev.tsv"), rows(12)).unwrap();
+    let words = |out: &'static str, more: &[&'static str]| {
+        let words = ["finetune", "classify", "--run", "run", "--train", "train.tsv"];
+        let more_words = ["--dev", "dev.tsv", "--out", out, "batch=12", "micro_batch=3"];
+        [&words[..], &more_words, &["epochs=3", "peak_lr=3e-3"], more].concat()
+    };
+    let result = |out: &str| std::fs::read(dir.join(out).join("weights.safetensors")).unwrap();
+    alone(&dir, &words("one", &[])).ok();
+    for (out, n_ranks, degrees) in
+        [("two", 2, &[][..]), ("stages", 4, &["pipeline_parallel=2", "zero_stage=2"])]
+    {
+        let text = over_mpi(&dir, n_ranks, &words(out, degrees)).end().ok();
+        assert_eq!(text.matches("48 examples of 2 classes").count(), 1, "one rank speaks\n{text}");
+        assert!(result(out) == result("one"), "{n_ranks} ranks, {degrees:?}: other bits");
+    }
+}
