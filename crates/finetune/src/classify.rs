@@ -1,10 +1,6 @@
 //! Training a classifier, measuring it, and asking it.
 
-use std::ops::Range;
-
-use burn::tensor::Device;
 use caravan_model::{Forward, Llama};
-use caravan_parallel::MicroBatch;
 use caravan_tokenizer::Encode;
 
 use crate::encoding::{encode, fitted, marks};
@@ -15,7 +11,7 @@ use crate::order::Order;
 use crate::packing::{Encoded, RowShape, pack};
 use crate::scores::Scores;
 use crate::settings::{Settings, wrong};
-use crate::tune::{Ended, Job, Progress, Session, tune};
+use crate::tune::{Ended, Job, Progress, Session, TrainSet, tune};
 
 /// Rows of a forward pass when measuring.
 const ROWS: usize = 8;
@@ -67,8 +63,8 @@ pub fn classify(
     let identity = settings.identity(&model, &(names, &train, &dev));
     let model = settings.classifier(model, names.len())?;
     let model = prepared(model, settings, &is_of_head)?;
-    let rows = settings.rows(seq_len);
-    let mut job = Classifying { train, dev, order, names, rows, settings };
+    let train = TrainSet { examples: train, order, rows: settings.rows(seq_len) };
+    let mut job = Classifying { train, dev, names, seq_len, settings };
     let ended = tune(&mut job, model, settings, layout, &identity, session, on_progress)?;
     Ok(ended.map(|tuned| Outcome {
         model: tuned.model,
@@ -85,29 +81,22 @@ pub(crate) fn is_of_head(path: &str) -> bool {
 }
 
 struct Classifying<'a> {
-    train: Vec<Encoded>,
+    train: TrainSet,
     dev: Vec<Encoded>,
-    order: Order,
     names: &'a [String],
-    rows: RowShape,
+    seq_len: usize,
     settings: &'a Settings,
 }
 
 impl Job for Classifying<'_> {
     type Scores = Scores;
 
-    fn n_examples(&self) -> usize {
-        self.train.len()
-    }
-
-    fn micro_batch(&mut self, epoch: u64, range: Range<usize>, device: &Device) -> MicroBatch {
-        let chosen: Vec<&Encoded> =
-            self.order.of(epoch)[range].iter().map(|i| &self.train[*i]).collect();
-        pack(&chosen, self.rows).micro_batch(device)
+    fn train_set(&mut self) -> &mut TrainSet {
+        &mut self.train
     }
 
     fn measure(&self, model: &dyn Forward) -> Scores {
-        score(model, &self.dev, self.rows.max, self.names)
+        score(model, &self.dev, self.seq_len, self.names)
     }
 
     fn value(&self, scores: &Scores) -> f64 {

@@ -14,7 +14,7 @@ use std::path::Path;
 use caravan_generate::Message;
 use serde_json::{Map, Value};
 
-use crate::error::{FinetuneError, Result, io};
+use crate::error::{FinetuneError, Result, read_text};
 
 /// Who is taught to speak.
 pub(crate) const ASSISTANT: &str = "assistant";
@@ -36,13 +36,8 @@ const FORMS: &str = "give an object per line with `messages` ([{\"role\": .., \"
 /// The file is unreadable or has no conversations, or a line is none of the forms above or has nothing to learn in it; with
 /// its number.
 pub fn read_conversations(path: &Path) -> Result<Vec<Conversation>> {
-    let bytes = std::fs::read(path).map_err(io("read", path))?;
-    let text = String::from_utf8(bytes).map_err(|e| FinetuneError::File {
-        path: path.to_owned(),
-        problem: format!("no UTF-8 at byte {}", e.utf8_error().valid_up_to()),
-        help: "convert it, for example with `iconv -t UTF-8`".to_owned(),
-    })?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let text = read_text(path)?;
+    let text = text.as_str();
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let conversation = |(i, line): (usize, &str)| {
         let row = |problem: String| FinetuneError::Row {

@@ -92,6 +92,23 @@ impl From<caravan_generate::GenerateError> for FinetuneError {
 
 pub(crate) type Result<T> = std::result::Result<T, FinetuneError>;
 
+/// The text of a file, without a byte order mark.
+///
+/// # Errors
+/// It cannot be read, or is no UTF-8.
+pub(crate) fn read_text(path: &std::path::Path) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(io("read", path))?;
+    let text = String::from_utf8(bytes).map_err(|e| FinetuneError::File {
+        path: path.to_owned(),
+        problem: format!("no UTF-8 at byte {}", e.utf8_error().valid_up_to()),
+        help: "convert it, for example with `iconv -t UTF-8`".to_owned(),
+    })?;
+    match text.strip_prefix('\u{feff}') {
+        Some(rest) => Ok(rest.to_owned()),
+        None => Ok(text),
+    }
+}
+
 pub(crate) fn io(
     action: &'static str,
     path: &std::path::Path,

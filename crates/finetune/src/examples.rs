@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use crate::error::{FinetuneError, Result, io};
+use crate::error::{FinetuneError, Result, read_text};
 
 /// A text and its class.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,13 +98,8 @@ pub fn class_names(path: &Path, examples: &[Example]) -> Result<Vec<String>> {
 type Row = (usize, String, Option<String>);
 
 fn rows(path: &Path, columns: &Columns, labelled: bool) -> Result<Vec<Row>> {
-    let bytes = std::fs::read(path).map_err(io("read", path))?;
-    let text = String::from_utf8(bytes).map_err(|e| FinetuneError::File {
-        path: path.to_owned(),
-        problem: format!("no UTF-8 at byte {}", e.utf8_error().valid_up_to()),
-        help: "convert it, for example with `iconv -t UTF-8`".to_owned(),
-    })?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let text = read_text(path)?;
+    let text = text.as_str();
     let ending = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_lowercase();
     let rows = match ending.as_str() {
         "csv" => separated(path, text, columns, labelled)?,

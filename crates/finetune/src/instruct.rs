@@ -4,12 +4,8 @@
 //! messages --ChatTemplate--> text --encode_with_special--> ids; targets where the assistant speaks --pack--> rows
 //! ```
 
-use std::ops::Range;
-
-use burn::tensor::Device;
 use caravan_generate::{ChatTemplate, Message};
 use caravan_model::{Forward, Llama};
-use caravan_parallel::MicroBatch;
 use caravan_tokenizer::{Encode as _, Tokenizer};
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +15,7 @@ use crate::groups::prepared;
 use crate::order::Order;
 use crate::packing::{Encoded, IGNORE, RowShape, pack};
 use crate::settings::{Settings, wrong};
-use crate::tune::{Ended, Job, Progress, Session, tune};
+use crate::tune::{Ended, Job, Progress, Session, TrainSet, tune};
 
 /// Rows of a forward pass when measuring.
 const ROWS: usize = 4;
@@ -97,7 +93,8 @@ pub fn instruct(
     let identity = settings.identity(&model, &("instruct", &train, &dev));
     let model = prepared(model, settings, &|_| false)?;
     let order = Order::new(train.len(), settings.seed);
-    let mut job = Answering { train, dev, order, rows: settings.rows(seq_len) };
+    let train = TrainSet { examples: train, order, rows: settings.rows(seq_len) };
+    let mut job = Answering { train, dev };
     let ended = tune(&mut job, model, settings, layout, &identity, session, on_progress)?;
     Ok(ended.map(|tuned| Instructed {
         model: tuned.model,
@@ -225,30 +222,22 @@ fn fitted(
 }
 
 struct Answering {
-    train: Vec<Encoded>,
+    train: TrainSet,
     dev: Vec<Encoded>,
-    order: Order,
-    rows: RowShape,
 }
 
 impl Job for Answering {
     type Scores = AnswerScores;
 
-    fn n_examples(&self) -> usize {
-        self.train.len()
-    }
-
-    fn micro_batch(&mut self, epoch: u64, range: Range<usize>, device: &Device) -> MicroBatch {
-        let chosen: Vec<&Encoded> =
-            self.order.of(epoch)[range].iter().map(|i| &self.train[*i]).collect();
-        pack(&chosen, self.rows).micro_batch(device)
+    fn train_set(&mut self) -> &mut TrainSet {
+        &mut self.train
     }
 
     fn measure(&self, model: &dyn Forward) -> AnswerScores {
         let device = model.device();
         let all: Vec<&Encoded> = self.dev.iter().collect();
         let (mut nats, mut n_tokens) = (0.0, 0);
-        let packed = pack(&all, RowShape::up_to(self.rows.max));
+        let packed = pack(&all, RowShape::up_to(self.train.rows.max));
         for rows in packed.chunks(ROWS) {
             let batch = rows.micro_batch(&device);
             let losses = model.token_losses(batch.tokens, batch.targets, batch.document_starts);

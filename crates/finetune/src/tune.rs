@@ -7,6 +7,7 @@
 //! After every measurement the state is saved; the newest and the best checkpoint stay. A run that goes on from one has the
 //! bits of a run that was not interrupted.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -23,6 +24,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{FinetuneError, Result};
 use crate::groups;
+use crate::order::Order;
+use crate::packing::{Encoded, RowShape, pack};
 use crate::settings::Settings;
 use crate::steps::Steps;
 
@@ -88,22 +91,30 @@ pub(crate) trait Job {
     /// What a measurement gives.
     type Scores: Clone + Serialize + DeserializeOwned;
 
-    /// Examples of an epoch.
-    fn n_examples(&self) -> usize;
-
-    /// Rows for the examples at `range` in the order of `epoch`.
-    fn micro_batch(
-        &mut self,
-        epoch: u64,
-        range: std::ops::Range<usize>,
-        device: &Device,
-    ) -> MicroBatch;
+    /// What it is trained on.
+    fn train_set(&mut self) -> &mut TrainSet;
 
     /// Measures on the development set.
     fn measure(&self, model: &dyn Forward) -> Self::Scores;
 
     /// What is to become large.
     fn value(&self, scores: &Self::Scores) -> f64;
+}
+
+/// Examples to train on, the order in which they come, and the rows they are packed into.
+#[derive(Debug)]
+pub(crate) struct TrainSet {
+    pub(crate) examples: Vec<Encoded>,
+    pub(crate) order: Order,
+    pub(crate) rows: RowShape,
+}
+
+impl TrainSet {
+    /// Rows for the examples at `range` in the order of `epoch`.
+    fn micro_batch(&mut self, epoch: u64, range: Range<usize>, device: &Device) -> MicroBatch {
+        let chosen = self.order.of(epoch)[range].iter().map(|i| &self.examples[*i]);
+        pack(&chosen.collect::<Vec<_>>(), self.rows).micro_batch(device)
+    }
 }
 
 /// What a run gives on the first rank.
@@ -150,7 +161,7 @@ pub(crate) fn tune<J: Job>(
     let optimizer = AdamW::new(AdamWConfig::default(), placement(&device))?;
     let (mut optimizer, mut at) = begin(&mut engine, optimizer, identity, session, &ranks)?;
 
-    let plan = Steps::new(job.n_examples(), settings);
+    let plan = Steps::new(job.train_set().examples.len(), settings);
     let schedule = LrSchedule::new(ScheduleConfig {
         schedule: Schedule::Linear,
         peak_lr: settings.peak_lr,
@@ -176,7 +187,8 @@ pub(crate) fn tune<J: Job>(
         };
         let (epoch, parts) = plan.micro_batches(at.step);
         let mine = engine.micro_batches(parts.len());
-        let mut batch = |i: &u64| job.micro_batch(epoch, parts[*i as usize].clone(), &device);
+        let set = job.train_set();
+        let mut batch = |i: &u64| set.micro_batch(epoch, parts[*i as usize].clone(), &device);
         let batches: Vec<MicroBatch> = mine.iter().map(&mut batch).collect();
         let outcome = step_of(&mut engine, &mut optimizer, parts.len(), &batches, update);
         let outcome = outcome.map_err(|found| FinetuneError::NotFinite {
