@@ -146,6 +146,14 @@ pub(crate) fn load(
     settings: &Settings,
     world: &Communicator,
 ) -> Result<(Loaded, Llama)> {
+    // The result names the model it belongs to, and that is not the model with the adapters.
+    if let Some(adapter) = &source.adapter {
+        bail!(
+            "--adapter {}: a model is tuned without adapters beside it\nhelp: fold them in first, with `caravan export --adapter {} --out DIR`, and give --model DIR",
+            adapter.display(),
+            adapter.display()
+        );
+    }
     let loaded = Source { quiet: world.rank() > 0, ..source.clone() }.load_trainable()?;
     let kernels = if settings.dtype == "bf16" { Kernels::FusedBf16 } else { Kernels::Fused };
     let model = loaded.model.clone().with_kernels(kernels);

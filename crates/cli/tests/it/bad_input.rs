@@ -157,6 +157,7 @@ fn tuning_and_stages() {
     tune("classify", "a.tsv", &["pool=max"], &["pool = max", "last, mean"]);
     tune("classify", "a.tsv", &["--ranks", "3", "micro_batch=8"], &["3 data-parallel ranks"]);
     tune("classify", "a.tsv", &["tensor_parallel=2", "--ranks", "2"], &["tensor_parallel = 2"]);
+    tune("classify", "a.tsv", &["--adapter", "x"], &["--adapter x", "caravan export"]);
     tune("instruct", "q.jsonl", &[], &["`q.jsonl` line 1", "question"]);
     tune("instruct", "c.jsonl", &[], &["no chat template", "--chat-template"]);
     tune("instruct", "c.jsonl", &["--chat-template", "raw", "seq_len=2"], &["line 1 has"]);
