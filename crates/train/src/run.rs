@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use caravan_collective::{Communicator, Traffic};
+use caravan_dataset::ShardSet;
 use caravan_model::{Forward, Llama};
 use caravan_optim::{AdamW, ParamGroups};
 use caravan_parallel::{Engine, Mesh, NotFinite, StepSettings};
@@ -159,9 +160,16 @@ fn start(
 ) -> Result<Outcome> {
     let data = ranks.first_then_others(|| data::prepare(plan, observer))?;
     // Their name is a hash of text and tokenizer.
-    let sets = data.units.iter().map(|(_, set)| set).chain([&data.shards]);
-    let names: Vec<_> = sets.map(|set| set.dir().file_name().unwrap_or_default()).collect();
-    ranks.equal(&format!("the shards {names:?}"), "give all ranks the same text and tokenizer")?;
+    let sets = [&data.shards].into_iter().chain(data.units.iter().map(|(_, set)| set));
+    let name = |set: &Arc<ShardSet>| {
+        format!("`{}`", set.dir().file_name().unwrap_or_default().to_string_lossy())
+    };
+    let mut names: Vec<String> = sets.map(name).collect();
+    names.dedup();
+    ranks.equal(
+        &format!("the shards {}", names.join(", ")),
+        "give all ranks the same text and tokenizer",
+    )?;
     let plan = ranks.agree(plan.clone().with_vocab(data.tokenizer.vocab_size()))?;
     ranks.first(|| {
         dir.check_shards(data.shards.dir())?;

@@ -70,6 +70,8 @@ pub(crate) struct Ended {
     pub(crate) status: ExitStatus,
     /// Standard output and error.
     pub(crate) text: String,
+    /// Whether the launcher had to be killed when its ranks were gone.
+    pub(crate) launcher_stayed: bool,
 }
 
 /// The program on one rank, without `mpirun`.
@@ -151,7 +153,7 @@ impl Running {
             std::thread::sleep(Duration::from_millis(5));
         };
         let text = self.readers.into_iter().map(|reader| reader.join().unwrap()).collect();
-        Ended { status, text }
+        Ended { status, text, launcher_stayed: false }
     }
 }
 
