@@ -9,8 +9,8 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use caravan_collective::{Communicator, RankFailed, threads};
 use caravan_train::{
-    Console, KEYS, Observer, Outcome, RankLog, RunConfig, RunDir, next_commands, resume_on,
-    train_on,
+    Console, KEYS, Observer, Outcome, ParallelSection, RankLog, RunConfig, RunDir, next_commands,
+    resume_on, train_on,
 };
 
 use crate::{output, ranks};
@@ -260,13 +260,22 @@ pub(crate) fn spread(
     mut config: RunConfig,
     n_ranks: usize,
 ) -> RunConfig {
-    let p = &mut config.parallel;
+    spread_over(settings, resume, &mut config.parallel, n_ranks);
+    config
+}
+
+/// The same for the degrees alone.
+pub(crate) fn spread_over(
+    settings: &[String],
+    resume: bool,
+    p: &mut ParallelSection,
+    n_ranks: usize,
+) {
     let is_set = settings.iter().any(|s| s.starts_with("data_parallel="));
     let rest = p.tensor_parallel * p.pipeline_parallel * p.context_parallel * p.shard_parallel;
     if !is_set && rest > 0 && n_ranks.is_multiple_of(rest) && (resume || p.data_parallel == 1) {
         p.data_parallel = n_ranks / rest;
     }
-    config
 }
 
 fn sets_text(settings: &[String]) -> bool {

@@ -13,6 +13,7 @@
 mod error;
 mod ids;
 mod ngram;
+mod random;
 mod rolling;
 mod rows;
 mod scoring;
@@ -24,6 +25,7 @@ mod writing;
 pub use error::EvalError;
 pub use ids::{IdScores, read_ids, score_ids};
 pub use ngram::ByteNgram;
+pub use random::random;
 pub use tasks::{
     ItemDetail, ItemReport, Metric, TASKS, Task, TaskFile, TaskKind, TaskOptions, TaskReport,
     TaskRun, read_task_file, run_task, run_task_items, score_answer, table, task,

@@ -11,25 +11,10 @@ use crate::order::Order;
 use crate::packing::{Encoded, RowShape, pack};
 use crate::scores::Scores;
 use crate::settings::{Settings, wrong};
-use crate::tune::{Ended, Job, Progress, Session, TrainSet, tune};
+use crate::tune::{Ended, Job, Outcome, Progress, Session, TrainSet, tune};
 
 /// Rows of a forward pass when measuring.
 const ROWS: usize = 8;
-
-/// A trained classifier.
-#[derive(Debug)]
-pub struct Outcome {
-    /// The model as it was when the development set said it was best; plain.
-    pub model: Llama,
-    /// The scores then.
-    pub scores: Scores,
-    /// The update after which it was.
-    pub best_step: u64,
-    /// Updates done.
-    pub steps: u64,
-    /// Tokens of a row.
-    pub seq_len: usize,
-}
 
 /// Trains a classifier of the classes `names` from a model for text on an autodiff device.
 ///
@@ -47,7 +32,7 @@ pub fn classify(
     settings: &Settings,
     session: &Session<'_>,
     on_progress: &mut dyn FnMut(&Progress<Scores>) -> Result<()>,
-) -> Result<Ended<Outcome>> {
+) -> Result<Ended<Outcome<Scores>>> {
     settings.validate()?;
     settings.check_metric(&["accuracy", "macro_f1", "loss"])?;
     let (train, dev) = (encode(tokenizer, names, train)?, encode(tokenizer, names, dev)?);
@@ -65,14 +50,7 @@ pub fn classify(
     let model = prepared(model, settings, &is_of_head)?;
     let train = TrainSet { examples: train, order, rows: settings.rows(seq_len) };
     let mut job = Classifying { train, dev, names, seq_len, settings };
-    let ended = tune(&mut job, model, settings, layout, &identity, session, on_progress)?;
-    Ok(ended.map(|tuned| Outcome {
-        model: tuned.model,
-        scores: tuned.scores,
-        best_step: tuned.best_step,
-        steps: tuned.steps,
-        seq_len,
-    }))
+    tune(&mut job, model, settings, layout, &identity, session, on_progress)
 }
 
 /// Whether a parameter is one that a model for tokens does not have.

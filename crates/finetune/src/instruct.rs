@@ -15,7 +15,7 @@ use crate::groups::prepared;
 use crate::order::Order;
 use crate::packing::{Encoded, IGNORE, RowShape, pack};
 use crate::settings::{Settings, wrong};
-use crate::tune::{Ended, Job, Progress, Session, TrainSet, tune};
+use crate::tune::{Ended, Job, Outcome, Progress, Session, TrainSet, tune};
 
 /// Rows of a forward pass when measuring.
 const ROWS: usize = 4;
@@ -27,21 +27,6 @@ pub struct AnswerScores {
     pub loss: f64,
     /// Tokens of answers.
     pub n_tokens: u64,
-}
-
-/// A model that was taught to answer.
-#[derive(Debug)]
-pub struct Instructed {
-    /// The model as it was when the development set said it was best; plain, with its adapters beside the weights.
-    pub model: Llama,
-    /// The scores then.
-    pub scores: AnswerScores,
-    /// The update after which it was.
-    pub best_step: u64,
-    /// Updates done.
-    pub steps: u64,
-    /// Tokens of a row.
-    pub seq_len: usize,
 }
 
 /// How conversations become ids.
@@ -70,7 +55,7 @@ pub fn instruct(
     settings: &Settings,
     session: &Session<'_>,
     on_progress: &mut dyn FnMut(&Progress<AnswerScores>) -> Result<()>,
-) -> Result<Ended<Instructed>> {
+) -> Result<Ended<Outcome<AnswerScores>>> {
     settings.validate()?;
     settings.check_metric(&["loss"])?;
     if !settings.class_weights.is_empty() {
@@ -95,14 +80,7 @@ pub fn instruct(
     let order = Order::new(train.len(), settings.seed);
     let train = TrainSet { examples: train, order, rows: settings.rows(seq_len) };
     let mut job = Answering { train, dev };
-    let ended = tune(&mut job, model, settings, layout, &identity, session, on_progress)?;
-    Ok(ended.map(|tuned| Instructed {
-        model: tuned.model,
-        scores: tuned.scores,
-        best_step: tuned.best_step,
-        steps: tuned.steps,
-        seq_len,
-    }))
+    tune(&mut job, model, settings, layout, &identity, session, on_progress)
 }
 
 impl Dialect<'_> {

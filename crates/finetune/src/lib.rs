@@ -26,14 +26,14 @@ mod settings;
 mod steps;
 mod tune;
 
-pub use classify::{Outcome, classify, measure, predict};
+pub use classify::{classify, measure, predict};
 pub use confusion::draw_confusion;
 pub use conversations::{Conversation, read_conversations};
 pub use error::FinetuneError;
 pub use examples::{Columns, Example, class_names, read_examples, read_texts};
-pub use instruct::{AnswerScores, Dialect, Instructed, instruct};
+pub use instruct::{AnswerScores, Dialect, instruct};
 pub use peft::{load_peft, save_peft};
 pub use saved::{Classifier, SavedClassifier};
 pub use scores::{ClassScore, Scores};
 pub use settings::Settings;
-pub use tune::{Ended, Progress, Session};
+pub use tune::{Ended, Outcome, Progress, Session};

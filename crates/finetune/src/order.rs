@@ -1,5 +1,7 @@
 //! In which order examples are seen: a function of seed and epoch, whatever the layout and wherever a run was interrupted.
 
+use caravan_eval::random;
+
 /// The examples of one epoch, all of them once, or as often as their weights ask for.
 #[derive(Clone, Debug)]
 pub(crate) struct Order {
@@ -65,16 +67,6 @@ impl Order {
         chosen.resize(self.n, order[self.n - 1]);
         chosen
     }
-}
-
-/// 64 random bits from three numbers: SplitMix64's finaliser after each (Steele, Lea, Flood 2014).
-fn random(seed: u64, epoch: u64, draw: u64) -> u64 {
-    [seed, epoch, draw].into_iter().fold(0, |state, value| {
-        let mut z = (state ^ value).wrapping_add(0x9E37_79B9_7F4A_7C15);
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    })
 }
 
 #[cfg(test)]

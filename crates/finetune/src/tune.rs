@@ -1,24 +1,25 @@
 //! The loop of every kind of fine-tuning: updates, measurements, the best weights kept, killed anywhere and resumed.
 //!
 //! ```text
-//! Job::micro_batch --Engine::step--> weights --Job::measure--> is it the best? --save_engine--> STATE/step-N
+//! TrainSet::micro_batch --Engine::step--> weights --Job::measure--> is it the best? --save_engine--> STATE/step-N
 //! ```
 //!
 //! After every measurement the state is saved; the newest and the best checkpoint stay. A run that goes on from one has the
 //! bits of a run that was not interrupted.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::Device;
 use caravan_checkpoint::{Checkpoint, Meta};
 use caravan_collective::Communicator;
 use caravan_model::{Forward, Llama};
 use caravan_optim::{AdamW, AdamWConfig, LrSchedule, Placement, Schedule, ScheduleConfig};
 use caravan_parallel::{Activations, Engine, Layout, Mesh, MicroBatch, StepSettings};
-use caravan_train::{Ranks, for_inference, restore_engine, save_engine, step_of};
+use caravan_train::{Ranks, for_inference, load_parameters, restore_engine, save_engine, step_of};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -54,17 +55,6 @@ pub enum Ended<T> {
         /// Updates planned.
         steps: u64,
     },
-}
-
-impl<T> Ended<T> {
-    /// The same end with another result.
-    pub(crate) fn map<U>(self, f: impl FnOnce(T) -> U) -> Ended<U> {
-        match self {
-            Self::Finished(value) => Ended::Finished(Box::new(f(*value))),
-            Self::Assisted => Ended::Assisted,
-            Self::Stopped { step, steps } => Ended::Stopped { step, steps },
-        }
-    }
 }
 
 /// What happens while a model is trained, at every measurement.
@@ -117,13 +107,19 @@ impl TrainSet {
     }
 }
 
-/// What a run gives on the first rank.
+/// A model that was trained, on the first rank.
 #[derive(Debug)]
-pub(crate) struct Tuned<S> {
-    pub(crate) model: Llama,
-    pub(crate) scores: S,
-    pub(crate) best_step: u64,
-    pub(crate) steps: u64,
+pub struct Outcome<S> {
+    /// The model as it was when the development set said it was best; plain, with its adapters beside the weights.
+    pub model: Llama,
+    /// The scores then.
+    pub scores: S,
+    /// The update after which it was.
+    pub best_step: u64,
+    /// Updates done.
+    pub steps: u64,
+    /// Tokens that a row may have.
+    pub seq_len: usize,
 }
 
 /// Where a run stands.
@@ -147,7 +143,7 @@ pub(crate) fn tune<J: Job>(
     identity: &str,
     session: &Session<'_>,
     on_progress: &mut dyn FnMut(&Progress<J::Scores>) -> Result<()>,
-) -> Result<Ended<Tuned<J::Scores>>> {
+) -> Result<Ended<Outcome<J::Scores>>> {
     let ranks = Ranks::new(session.world.clone());
     let help = "give all ranks the same model, examples and settings";
     ranks.equal(&format!("a run of {identity}"), help)?;
@@ -243,7 +239,8 @@ pub(crate) fn tune<J: Job>(
         true => model,
         false => with_weights_of(model, session.state, best_step)?,
     };
-    Ok(Ended::Finished(Box::new(Tuned { model, scores, best_step, steps: at.step })))
+    let seq_len = job.train_set().rows.max;
+    Ok(Ended::Finished(Box::new(Outcome { model, scores, best_step, steps: at.step, seq_len })))
 }
 
 fn begin<S: DeserializeOwned>(
@@ -296,12 +293,10 @@ fn save<S: Serialize>(
     Ok(())
 }
 
-/// The scores, on every rank. Ranks that have the same model leave it to the first of them.
+/// The scores, on every rank.
 fn measured<J: Job>(job: &J, engine: &Engine, ranks: &Ranks) -> J::Scores {
-    let (place, layout) = (engine.place(), engine.layout());
-    let reads = (place.replica(layout) == 0 || layout.zero_stage == 3) && place.context == 0;
     let mut told = Vec::new();
-    if reads {
+    if engine.is_read_here() {
         let whole = engine.whole().map(|model| for_inference(&model));
         let reader = engine.reader();
         let model: &dyn Forward = match &whole {
@@ -313,28 +308,14 @@ fn measured<J: Job>(job: &J, engine: &Engine, ranks: &Ranks) -> J::Scores {
     serde_json::from_slice(&ranks.tell(&told)).expect("the first rank measures")
 }
 
-/// The model with what the checkpoint of `step` holds.
+/// The model with what the checkpoint of `step` holds; what was frozen is not in it.
 fn with_weights_of(model: Llama, root: &Path, step: u64) -> Result<Llama> {
     let dir = caravan_checkpoint::step_dir(root, step);
     let checkpoint = Checkpoint::open(&dir).map_err(caravan_train::TrainError::from)?;
-    let mut failed = None;
-    let model = model.map_flat(&mut |path, shape, old| {
-        let name = format!("model/{path}");
-        if !checkpoint.manifest().tensors.iter().any(|tensor| tensor.path == name) {
-            return old; // frozen
-        }
-        match checkpoint.f32_values_of_shape(&name, shape) {
-            Ok(values) => {
-                let n = values.len();
-                Tensor::from_data(TensorData::new(values, [n]), &old.device())
-            }
-            Err(error) => {
-                failed.get_or_insert(error);
-                old
-            }
-        }
-    });
-    failed.map_or(Ok(model), |error| Err(caravan_train::TrainError::from(error).into()))
+    let saved: BTreeSet<&str> =
+        checkpoint.manifest().tensors.iter().map(|tensor| tensor.path.as_str()).collect();
+    let is_saved = |path: &str| saved.contains(&*format!("model/{path}"));
+    Ok(load_parameters(model, &checkpoint, &is_saved)?)
 }
 
 fn placement(device: &Device) -> Placement {

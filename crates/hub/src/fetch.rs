@@ -228,6 +228,7 @@ fn wanted<'a>(repo: &'a Repo, all: &[&'a str]) -> Result<Vec<&'a str>> {
             ),
         });
     }
+    const INDEX: &str = "model.safetensors.index.json";
     const BESIDE: [&str; 9] = [
         "config.json",
         "generation_config.json",
@@ -237,10 +238,10 @@ fn wanted<'a>(repo: &'a Repo, all: &[&'a str]) -> Result<Vec<&'a str>> {
         "special_tokens_map.json",
         "chat_template.jinja",
         "added_tokens.json",
-        "model.safetensors.index.json",
+        INDEX,
     ];
     // With an index the weights are its parts; some repositories have another copy as one file.
-    let weights = match all.contains(&BESIDE[8]) {
+    let weights = match all.contains(&INDEX) {
         true => weights.into_iter().filter(|file| file.contains("-of-")).collect(),
         false => weights,
     };

@@ -27,6 +27,12 @@ pub struct Reader<'a> {
 const READING: u32 = 0x7fff_fff0;
 
 impl Engine {
+    /// Whether this rank takes part when the model is read: ranks that have the same leave it to the first of them.
+    pub fn is_read_here(&self) -> bool {
+        let (place, layout) = (self.place(), self.layout());
+        (place.replica(layout) == 0 || layout.zero_stage == 3) && place.context == 0
+    }
+
     /// The model, to be read by all ranks together.
     pub fn reader(&self) -> Reader<'_> {
         let region: Arc<dyn Region> = match self.layout().tensor {

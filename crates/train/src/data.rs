@@ -70,17 +70,19 @@ pub fn prepare(plan: &Plan, observer: &mut dyn Observer) -> Result<Data> {
     for stage in &plan.stages {
         let set = match (units.iter().find(|(unit, _)| *unit == stage.unit), stage.unit) {
             (Some((_, set)), _) => Arc::clone(set),
-            (None, Unit::Document) => Arc::clone(&whole),
             (None, unit) => {
-                let build = BuildConfig { unit, ..build.clone() };
-                let content = caravan_dataset::content_hash(&build)?;
-                Arc::new(shards(&build, &content, &tokenizer, cache, observer)?)
+                let set = if unit == Unit::Document {
+                    Arc::clone(&whole)
+                } else {
+                    let build = BuildConfig { unit, ..build.clone() };
+                    let content = caravan_dataset::content_hash(&build)?;
+                    Arc::new(shards(&build, &content, &tokenizer, cache, observer)?)
+                };
+                units.push((unit, Arc::clone(&set)));
+                set
             }
         };
-        loaders.push(Arc::new(loader(&stage.config, plan, Arc::clone(&set))?));
-        if units.iter().all(|(unit, _)| *unit != stage.unit) {
-            units.push((stage.unit, set));
-        }
+        loaders.push(Arc::new(loader(&stage.config, plan, set)?));
     }
     Ok(Data { tokenizer: Arc::new(tokenizer), shards: whole, units, loaders })
 }

@@ -4,7 +4,9 @@
 
 use std::path::{Path, PathBuf};
 
+use burn::tensor::{Tensor, TensorData};
 use caravan_checkpoint::{Checkpoint, Meta, RankFile, SaveTensor, Shard, Staging, save_rank};
+use caravan_model::Llama;
 use caravan_optim::{AdamW, ParamState};
 use caravan_parallel::{Engine, StatePart};
 
@@ -79,6 +81,34 @@ pub fn restore_engine(
         optimizer.import(&part.path, part.elements.len(), state, &device)?;
     }
     Ok(optimizer)
+}
+
+/// Puts the checkpoint's weights into `model`, those for whose paths `is_saved` is true; the others stay.
+///
+/// # Errors
+/// The checkpoint lacks one of them, or has it in another shape.
+pub fn load_parameters(
+    model: Llama,
+    checkpoint: &Checkpoint,
+    is_saved: &dyn Fn(&str) -> bool,
+) -> Result<Llama> {
+    let mut failed = None;
+    let model = model.map_flat(&mut |name, shape, values| {
+        if failed.is_some() || !is_saved(name) {
+            return values;
+        }
+        match checkpoint.f32_values_of_shape(&format!("model/{name}"), shape) {
+            Ok(host) => {
+                let n = host.len();
+                Tensor::from_data(TensorData::new(host, [n]), &values.device())
+            }
+            Err(e) => {
+                failed = Some(e);
+                values
+            }
+        }
+    });
+    failed.map_or(Ok(model), |e| Err(e.into()))
 }
 
 /// Where a rank's part of a parameter lies in the whole.

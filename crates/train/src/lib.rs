@@ -39,7 +39,7 @@ pub use config::{
 };
 pub use console::{Console, clock};
 pub use data::{Data, build_config, describe_shards, loader, prepare, write_whole};
-pub use engine_state::{restore_engine, save_engine};
+pub use engine_state::{load_parameters, restore_engine, save_engine};
 pub use error::{Result, TrainError};
 pub use memory::{Memory, parse_bytes, peak_rss_bytes, show_bytes};
 pub use metrics::{Communication, Metrics, Row, draw_loss, read_rows};

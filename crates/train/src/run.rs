@@ -329,8 +329,6 @@ impl Run<'_> {
     }
 
     /// Scores the validation text into `row`, and lets the model write.
-    ///
-    /// Ranks that have the same model leave it to the first of them.
     fn evaluate(
         &self,
         engine: &Engine,
@@ -338,9 +336,7 @@ impl Run<'_> {
         last: bool,
         observer: &mut dyn Observer,
     ) -> Result<()> {
-        let sharded = self.plan.layout.zero_stage == 3;
-        let place = engine.place();
-        if (place.replica(engine.layout()) > 0 && !sharded) || place.context > 0 {
+        if !engine.is_read_here() {
             return Ok(());
         }
         let whole = engine.whole().map(|model| for_inference(&model));

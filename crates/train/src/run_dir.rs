@@ -12,6 +12,7 @@ use caravan_tokenizer::Tokenizer;
 
 use crate::config::RunConfig;
 use crate::data::write_whole;
+use crate::engine_state::load_parameters;
 use crate::error::{Result, TrainError};
 use crate::state;
 
@@ -237,6 +238,6 @@ pub fn open_run(dir: &Path, device: &Device) -> Result<OpenRun> {
         if config.run.kernels == "reference" { Kernels::Reference } else { Kernels::Fused };
     let model_config: LlamaConfig = state::model_config(&checkpoint)?;
     let model = Llama::init(&model_config, config.run.seed, kernels, device)?;
-    let model = state::load_parameters(model, &checkpoint)?;
+    let model = load_parameters(model, &checkpoint, &|_| true)?;
     Ok(OpenRun { config, model, tokenizer: Arc::new(tokenizer), step: checkpoint.step() })
 }

@@ -4,7 +4,6 @@
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Tensor, TensorData};
 use caravan_checkpoint::{Checkpoint, Meta};
 use caravan_model::{Llama, LlamaConfig};
 use caravan_optim::{AdamW, Placement};
@@ -12,7 +11,7 @@ use caravan_parallel::Engine;
 use caravan_tokenizer::{Encode, Tokenizer};
 use serde::{Deserialize, Serialize};
 
-use crate::engine_state::{restore_engine, save_engine};
+use crate::engine_state::{load_parameters, restore_engine, save_engine};
 use crate::error::{Result, TrainError};
 use crate::plan::Plan;
 use crate::ranks::Ranks;
@@ -103,28 +102,7 @@ pub(crate) fn whole_model(root: &Path, plan: &Plan) -> Result<Llama> {
     let checkpoint = caravan_checkpoint::open_latest(root)?
         .ok_or_else(|| damaged(root, "there is no checkpoint".to_owned()))?;
     let model = Llama::init(&plan.model, plan.config.run.seed, plan.kernels, &plan.device)?;
-    load_parameters(model, &checkpoint)
-}
-
-/// Puts the checkpoint's weights into `model`.
-pub(crate) fn load_parameters(model: Llama, checkpoint: &Checkpoint) -> Result<Llama> {
-    let mut failed = None;
-    let model = model.map_flat(&mut |name, shape, values| {
-        if failed.is_some() {
-            return values;
-        }
-        match checkpoint.f32_values_of_shape(&format!("model/{name}"), shape) {
-            Ok(host) => {
-                let n = host.len();
-                Tensor::from_data(TensorData::new(host, [n]), &values.device())
-            }
-            Err(e) => {
-                failed = Some(e);
-                values
-            }
-        }
-    });
-    failed.map_or(Ok(model), |e| Err(e.into()))
+    load_parameters(model, &checkpoint, &|_| true)
 }
 
 /// The architecture that a checkpoint was saved with.

@@ -8,6 +8,7 @@ use caravan_generate::{Options, Sampler, generate};
 use caravan_model::Forward;
 use caravan_tokenizer::Encode;
 
+use crate::config::RunConfig;
 use crate::data::Data;
 use crate::error::Result;
 use crate::plan::Plan;
@@ -24,11 +25,15 @@ pub struct Sample {
 
 /// How a model that was trained as `plan` says reads text.
 pub fn text_options(plan: &Plan) -> TextOptions {
+    options_of(&plan.config)
+}
+
+fn options_of(config: &RunConfig) -> TextOptions {
     TextOptions {
-        seq_len: plan.config.run.seq_len,
-        rows: plan.config.run.micro_batch,
-        packed: plan.config.data.document_mask,
-        stride: plan.config.run.seq_len,
+        seq_len: config.run.seq_len,
+        rows: config.run.micro_batch,
+        packed: config.data.document_mask,
+        stride: config.run.seq_len,
     }
 }
 
@@ -57,15 +62,8 @@ pub(crate) fn score_stage(
     data: &Data,
 ) -> Result<Option<TextScore>> {
     let set = data.units.iter().find(|(unit, _)| *unit == stage.unit).map(|(_, set)| set);
-    let run = &stage.config.run;
-    let options = TextOptions {
-        seq_len: run.seq_len,
-        rows: run.micro_batch,
-        packed: stage.config.data.document_mask,
-        stride: run.seq_len,
-    };
     match set.filter(|_| stage.name.is_some()) {
-        Some(set) => score_set(model, set, &options, u64::MAX),
+        Some(set) => score_set(model, set, &options_of(&stage.config), u64::MAX),
         None => Ok(None),
     }
 }

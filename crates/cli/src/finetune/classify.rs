@@ -8,8 +8,8 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context as _, Result};
 use caravan_collective::Communicator;
 use caravan_finetune::{
-    Classifier, Columns, Ended, Progress, Scores, Settings, class_names, classify, draw_confusion,
-    read_examples, save_peft,
+    Classifier, Columns, Ended, Progress, Scores, Session, Settings, class_names, classify,
+    draw_confusion, read_examples, save_peft,
 };
 use serde_json::json;
 
@@ -87,7 +87,7 @@ fn train(
         Ok(())
     };
     let state = args.run.state();
-    let session = args.run.session(&state, world, stop);
+    let session = Session { state: &state, world: world.clone(), stop };
     let sets = [&examples[..], &dev];
     let ended = classify(model, tokenizer, &names, sets, settings, &session, &mut report)?;
     failed.map_or(Ok(()), Err)?;

@@ -8,8 +8,8 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context as _, Result};
 use caravan_collective::Communicator;
 use caravan_finetune::{
-    AnswerScores, Dialect, Ended, Instructed, Progress, Settings, instruct, read_conversations,
-    save_peft,
+    AnswerScores, Dialect, Ended, Outcome, Progress, Session, Settings, instruct,
+    read_conversations, save_peft,
 };
 use caravan_model::WeightDtype;
 use serde_json::json;
@@ -96,7 +96,7 @@ fn train(
     let dialect =
         Dialect { tokenizer: loaded.tokenizer()?, template: &template, ends: &loaded.ends };
     let state = args.run.state();
-    let session = args.run.session(&state, world, stop);
+    let session = Session { state: &state, world: world.clone(), stop };
     let sets = [&conversations[..], &dev];
     let ended = instruct(model, dialect, sets, settings, &session, &mut report)?;
     failed.map_or(Ok(()), Err)?;
@@ -109,7 +109,12 @@ fn train(
     Ok(ExitCode::SUCCESS)
 }
 
-fn finish(args: &Args, settings: &Settings, loaded: &Loaded, outcome: &Instructed) -> Result<()> {
+fn finish(
+    args: &Args,
+    settings: &Settings,
+    loaded: &Loaded,
+    outcome: &Outcome<AnswerScores>,
+) -> Result<()> {
     let out = &args.run.out;
     let base = std::path::absolute(&loaded.folder).unwrap_or_else(|_| loaded.folder.clone());
     let is_lora = settings.method == "lora";

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context as _, Result, bail};
 use caravan_collective::{Communicator, threads};
-use caravan_finetune::{Progress, Session, Settings};
+use caravan_finetune::{Progress, Settings};
 use caravan_model::{Kernels, Llama};
 
 use crate::source::{Loaded, Source};
@@ -48,14 +48,9 @@ impl RunArgs {
         for assignment in &self.settings {
             settings.set(assignment)?;
         }
-        let p = &mut settings.parallel;
-        let rest = p.tensor_parallel * p.pipeline_parallel * p.context_parallel * p.shard_parallel;
-        let is_set = self.settings.iter().any(|s| s.starts_with("data_parallel="));
-        if !is_set && rest > 0 && self.ranks.is_multiple_of(rest) {
-            p.data_parallel = self.ranks / rest;
-        }
+        train::spread_over(&self.settings, false, &mut settings.parallel, self.ranks);
         // One for each rank, so that `--ranks 2` alone works.
-        let replicas = p.data_parallel * p.shard_parallel;
+        let replicas = settings.parallel.data_parallel * settings.parallel.shard_parallel;
         let is_set = self.settings.iter().any(|s| s.starts_with("micro_batch="));
         if !is_set && replicas > 1 && settings.batch.is_multiple_of(replicas) {
             settings.micro_batch = settings.batch / replicas;
@@ -108,16 +103,6 @@ impl RunArgs {
         let codes = threads::run(self.ranks, |world| body(&world, &stop));
         let codes = codes.map_err(|failed| anyhow::anyhow!("{failed}"))?;
         codes.into_iter().next().expect("a code from every rank")
-    }
-
-    /// What the library is told of this run.
-    pub(crate) fn session<'a>(
-        &self,
-        state: &'a Path,
-        world: &Communicator,
-        stop: &'a AtomicBool,
-    ) -> Session<'a> {
-        Session { state, world: world.clone(), stop }
     }
 
     /// Tells how to go on with a run that was stopped.

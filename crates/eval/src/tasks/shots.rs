@@ -1,6 +1,7 @@
 //! Worked examples before a question.
 
 use super::ask::Item;
+use crate::random;
 
 /// Between two examples, and between the last one and the question.
 const SEPARATOR: &str = "\n\n";
@@ -57,16 +58,6 @@ fn choose(index: usize, n_rows: usize, shots: usize, seed: u64) -> Vec<usize> {
             if chosen < index { chosen } else { chosen + 1 }
         })
         .collect()
-}
-
-/// 64 random bits from three numbers: SplitMix64's finaliser after each (Steele, Lea, Flood 2014).
-fn random(seed: u64, index: u64, draw: u64) -> u64 {
-    [seed, index, draw].into_iter().fold(0, |state, value| {
-        let mut z = (state ^ value).wrapping_add(0x9E37_79B9_7F4A_7C15);
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    })
 }
 
 #[cfg(test)]

@@ -1,13 +1,13 @@
 use burn::tensor::Device;
 use caravan_finetune::{
-    Classifier, Example, Outcome, SavedClassifier, Settings, class_names, measure, predict,
+    Classifier, Example, Outcome, SavedClassifier, Scores, Settings, class_names, measure, predict,
 };
 use caravan_model::Llama;
 use caravan_tokenizer::ByteTokenizer;
 
 use crate::support::{base, classified, examples, parameters, settings};
 
-fn trained(settings: &Settings) -> (Outcome, Vec<String>) {
+fn trained(settings: &Settings) -> (Outcome<Scores>, Vec<String>) {
     let all = examples(160);
     let (train, dev) = all.split_at(120);
     (classified([train, dev], settings).unwrap(), class_names("f".as_ref(), train).unwrap())

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use burn::tensor::Device;
 use caravan_collective::Communicator;
 use caravan_finetune::{
-    Conversation, Dialect, Ended, FinetuneError, Instructed, Session, Settings, instruct,
+    AnswerScores, Conversation, Dialect, Ended, FinetuneError, Outcome, Session, Settings, instruct,
 };
 use caravan_generate::{ChatTemplate, Message, TEMPLATES};
 use caravan_model::{Kernels, Llama, LlamaConfig, SpecialIds, WeightDtype, preset, save_hf};
@@ -54,7 +54,7 @@ fn run(
     dev: &[Conversation],
     template: &ChatTemplate,
     changes: &[&str],
-) -> Result<Instructed, FinetuneError> {
+) -> Result<Outcome<AnswerScores>, FinetuneError> {
     let tokenizer = tokenizer();
     let mut settings = Settings { metric: "loss".to_owned(), ..Settings::default() };
     for change in ["batch=8", "epochs=6", "evals_per_epoch=1", "peak_lr=1e-2", "method=full"]

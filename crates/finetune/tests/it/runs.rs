@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::tensor::Device;
 use caravan_collective::{Communicator, threads};
-use caravan_finetune::{Ended, Example, Outcome, Session, Settings, class_names, classify};
+use caravan_finetune::{Ended, Example, Outcome, Scores, Session, Settings, class_names, classify};
 use caravan_tokenizer::ByteTokenizer;
 
 use crate::support::{base, classified, classified_on, examples, parameters, settings};
@@ -13,7 +13,7 @@ fn sets(all: &[Example]) -> [&[Example]; 2] {
     [train, dev]
 }
 
-fn finished(ended: Ended<Outcome>) -> Outcome {
+fn finished(ended: Ended<Outcome<Scores>>) -> Outcome<Scores> {
     match ended {
         Ended::Finished(outcome) => *outcome,
         other => panic!("{other:?}"),

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use burn::tensor::Device;
 use caravan_collective::Communicator;
 use caravan_finetune::{
-    Ended, Example, FinetuneError, Outcome, Session, Settings, class_names, classify,
+    Ended, Example, FinetuneError, Outcome, Scores, Session, Settings, class_names, classify,
 };
 use caravan_model::{Kernels, Llama, LlamaConfig, preset};
 use caravan_tokenizer::{ByteTokenizer, Encode as _};
@@ -40,7 +40,7 @@ pub(crate) fn settings(changes: &[&str]) -> Settings {
 pub(crate) fn classified(
     sets: [&[Example]; 2],
     settings: &Settings,
-) -> Result<Outcome, FinetuneError> {
+) -> Result<Outcome<Scores>, FinetuneError> {
     let dir = tempfile::tempdir().unwrap();
     let stop = AtomicBool::new(false);
     match classified_on(Communicator::alone(), dir.path(), &stop, sets, settings)? {
@@ -56,7 +56,7 @@ pub(crate) fn classified_on(
     stop: &AtomicBool,
     sets: [&[Example]; 2],
     settings: &Settings,
-) -> Result<Ended<Outcome>, FinetuneError> {
+) -> Result<Ended<Outcome<Scores>>, FinetuneError> {
     let names = class_names("f".as_ref(), sets[0]).unwrap();
     let session = Session { state, world, stop };
     let model = base(&Device::flex().autodiff());
