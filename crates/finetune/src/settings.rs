@@ -231,7 +231,7 @@ impl Settings {
         // A few rows for a batch: short examples share one.
         const SHORTEST: usize = 128;
         match self.seq_len {
-            0 => Ok(longest.max(SHORTEST).min(context)),
+            0 => Ok(longest.max(SHORTEST).next_multiple_of(self.row_unit()).min(context)),
             asked if asked > context => Err(wrong(
                 "seq_len",
                 &asked,
@@ -244,19 +244,23 @@ impl Settings {
 
     /// Rows for training. Ranks that share sequences cut all of them alike.
     pub(crate) fn rows(&self, seq_len: usize) -> RowShape {
-        match self.parallel.context_parallel {
+        match self.row_unit() {
             1 => RowShape::up_to(seq_len),
             _ => RowShape::exactly(seq_len),
         }
     }
 
+    /// What a row's length has to be a multiple of, so that ranks can share it.
+    fn row_unit(&self) -> usize {
+        let ParallelSection { context_parallel, tensor_parallel, sequence_parallel, .. } =
+            self.parallel;
+        let context = if context_parallel > 1 { 2 * context_parallel } else { 1 };
+        let tensor = if sequence_parallel { tensor_parallel.max(1) } else { 1 };
+        context * tensor
+    }
+
     /// How ranks share the work, held against the model and the rows.
     pub(crate) fn layout(&self, model: &LlamaConfig, seq_len: usize) -> Result<Layout> {
-        if self.parallel.tensor_parallel > 1 {
-            let help = "use data_parallel, zero_stage, pipeline_parallel or context_parallel";
-            let found = self.parallel.tensor_parallel;
-            return Err(wrong("tensor_parallel", &found, "is not built for fine-tuning", help));
-        }
         let n = self.n_micro_batches();
         let replicas = self.parallel.data_parallel * self.parallel.shard_parallel;
         if replicas > 0 && !n.is_multiple_of(replicas) {

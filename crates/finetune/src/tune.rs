@@ -18,7 +18,7 @@ use caravan_checkpoint::{Checkpoint, Meta};
 use caravan_collective::Communicator;
 use caravan_model::{Forward, Llama};
 use caravan_optim::{AdamW, AdamWConfig, LrSchedule, Placement, Schedule, ScheduleConfig};
-use caravan_parallel::{Activations, Engine, Layout, Mesh, MicroBatch, StepSettings};
+use caravan_parallel::{Activations, Engine, Layout, Mesh, MicroBatch, StepSettings, tensor};
 use caravan_train::{Ranks, for_inference, load_parameters, restore_engine, save_engine, step_of};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -153,6 +153,9 @@ pub(crate) fn tune<J: Job>(
     let mesh =
         Mesh::new(session.world.clone(), &layout).map_err(caravan_train::TrainError::from)?;
     let device = model.device();
+    let model = tensor::cut(model, &mesh.tensor, layout.sequence_parallel)
+        .map_err(caravan_parallel::ParallelError::from)
+        .map_err(caravan_train::TrainError::from)?;
     let mut engine = Engine::new(model, layout, mesh);
     let optimizer = AdamW::new(AdamWConfig::default(), placement(&device))?;
     let (mut optimizer, mut at) = begin(&mut engine, optimizer, identity, session, &ranks)?;

@@ -1,5 +1,6 @@
 //! The whole model as its segments, and how one is made.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use burn::module::{Module, Param};
@@ -192,6 +193,13 @@ impl Llama {
         params::map_flat(self, f)
     }
 
+    /// Cuts every parameter to the indices of one dim that `range(path, shape)` gives; see [`params::narrow`]. The
+    /// configuration stays that of the whole, and the model needs [`with_ranks`](Self::with_ranks).
+    #[must_use]
+    pub fn narrow(self, range: &dyn Fn(&str, &[usize]) -> Option<(usize, Range<usize>)>) -> Self {
+        params::narrow(self, range)
+    }
+
     /// The same model whose parameters are trained where `is_trained(path)` is true, and frozen elsewhere: no gradient is
     /// computed for them, and no optimizer changes them.
     #[must_use]
@@ -215,6 +223,13 @@ impl Llama {
         let ends = Ends { region: Arc::clone(region), vocab: Arc::clone(vocab) };
         self.embed.ends = ends.clone();
         self.head.ends = ends;
+        self
+    }
+
+    /// The same model whose head alone meets the other ranks in another way.
+    #[must_use]
+    pub fn with_head_ranks(mut self, region: &Arc<dyn Region>, vocab: &Arc<dyn Vocab>) -> Self {
+        self.head.ends = Ends { region: Arc::clone(region), vocab: Arc::clone(vocab) };
         self
     }
 

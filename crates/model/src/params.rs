@@ -1,5 +1,7 @@
 //! Walking a model's parameters: by path, in visit order, flat.
 
+use std::ops::Range;
+
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 
@@ -145,6 +147,45 @@ pub fn freeze<M: Module>(module: M, is_trained: &dyn Fn(&str) -> bool) -> M {
         }
     }
     module.map(&mut Freeze { path: Path::default(), is_trained })
+}
+
+/// Cuts every parameter to the indices of one dim that `range(path, shape)` gives; without one it stays as it is. The rest
+/// is freed. Parameter ids and whether gradients are recorded stay.
+///
+/// # Panics
+/// If a range lies outside its dim.
+pub fn narrow<M: Module>(
+    module: M,
+    range: &dyn Fn(&str, &[usize]) -> Option<(usize, Range<usize>)>,
+) -> M {
+    struct Narrow<'a> {
+        path: Path,
+        range: &'a dyn Fn(&str, &[usize]) -> Option<(usize, Range<usize>)>,
+    }
+    impl ModuleMapper for Narrow<'_> {
+        fn enter_module(&mut self, name: &str, _container_type: &str) {
+            self.path.push(name);
+        }
+        fn exit_module(&mut self, _name: &str, _container_type: &str) {
+            self.path.pop();
+        }
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let cut = (self.range)(&self.path.dotted(), &param.val().dims());
+            let Some((dim, range)) = cut else { return param };
+            let (id, value, mapper) = param.consume();
+            let (is_autodiff, is_trained) = (value.is_autodiff(), value.is_require_grad());
+            let value = value.inner();
+            let (device, dtype) = (value.device(), value.dtype());
+            // A view would keep all of it.
+            let part = value.narrow(dim, range.start, range.len()).into_data();
+            let mut value: Tensor<D> = Tensor::from_data(part, (&device, dtype));
+            if is_autodiff {
+                value = Tensor::from_inner(value).set_require_grad(is_trained);
+            }
+            Param::from_mapped_value(id, value, mapper)
+        }
+    }
+    module.map(&mut Narrow { path: Path::default(), range })
 }
 
 fn mapped<M: Module>(

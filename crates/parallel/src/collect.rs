@@ -7,6 +7,7 @@ use caravan_model::ParamInfo;
 use crate::engine::Engine;
 use crate::executor::{Activations, MicroBatch, Segment};
 use crate::loss::LossSum;
+use crate::tensor;
 
 /// Values of one parameter of the whole model.
 #[derive(Clone, Debug, PartialEq)]
@@ -82,12 +83,12 @@ impl Engine {
         }
         let of_ranks = exchange(mine, &self.mesh().tensor);
         let assemble = |index: usize| {
-            let path = &of_ranks[0][index].path;
-            let shape = self.global_shape(path);
+            let Values { path, shape: here, .. } = &of_ranks[0][index];
+            let shape = tensor::whole_shape(path, here, self.config());
             let mut whole = vec![0.0; shape.iter().product()];
             for (rank, values) in of_ranks.iter().enumerate() {
                 let mut values = values[index].values.as_slice();
-                for run in self.slice(path, rank).runs(&shape) {
+                for run in self.slice(path, here, rank).1.runs(&shape) {
                     let (now, later) = values.split_at(run.len());
                     whole[run].copy_from_slice(now);
                     values = later;

@@ -282,7 +282,7 @@ impl Engine {
         let loss = self.loss(&losses, &assignment);
         self.finish_tied(&mut sums);
         self.finish_context(&mut sums);
-        self.finish_sequence_parallel(&mut sums);
+        self.finish_tensor(&mut sums);
         (sums, loss)
     }
 
@@ -312,22 +312,20 @@ impl Engine {
         if self.layout.tensor == 1 {
             return (shape.to_vec(), None);
         }
-        let slice = self.slice(path, self.place.tensor);
-        let whole = self.global_shape(path);
+        let (whole, slice) = self.slice(path, shape, self.place.tensor);
         (whole, slice.dim.map(|dim| (dim, slice.start..slice.start + slice.extent)))
     }
 
-    /// Shape of a parameter in the whole model.
-    pub(crate) fn global_shape(&self, path: &str) -> Vec<usize> {
-        let all = self.config().parameters();
-        let info = all.into_iter().find(|info| info.path == path);
-        info.expect("a parameter of the model").shape
-    }
-
-    /// What a tensor rank holds of a parameter.
-    pub(crate) fn slice(&self, path: &str, rank: usize) -> tensor::Slice {
-        let shape = self.global_shape(path);
-        tensor::slice_of(path, &shape, self.config(), rank, self.layout.tensor)
+    /// Shape of a parameter in the whole model, and what a tensor rank holds of it, from its shape on this rank.
+    pub(crate) fn slice(
+        &self,
+        path: &str,
+        shape: &[usize],
+        rank: usize,
+    ) -> (Vec<usize>, tensor::Slice) {
+        let whole = tensor::whole_shape(path, shape, self.config());
+        let slice = tensor::slice_of(path, &whole, self.config(), rank, self.layout.tensor);
+        (whole, slice)
     }
 
     fn assignment(&self, n: usize) -> Assignment {

@@ -25,7 +25,11 @@ pub const FAULTS: &[(&str, &str)] = &[
     ("pipeline_micro_batch_shifted", "the last stage takes the next micro-batch's targets"),
     ("tensor_enter_drops_sum", "backward leaves a region with one rank's gradient"),
     ("tensor_exit_sums_twice", "backward sums at a region's exit, where forward did"),
-    ("tensor_norms_not_summed", "norms keep the gradient of a part of the sequence"),
+    (
+        "tensor_norms_not_summed",
+        "norms keep the gradient of a part of the sequence, adapters that of a slice",
+    ),
+    ("tensor_replica_summed", "backward sums over ranks what each of them has whole"),
     ("tensor_vocabulary_shifted", "a rank looks up the token after the one it is asked for"),
     ("tensor_loss_of_own_columns", "the softmax runs over one rank's part of the vocabulary"),
     ("context_drops_step", "queries do not see the keys of the rank before"),

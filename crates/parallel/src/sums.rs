@@ -86,27 +86,29 @@ impl Engine {
         }
     }
 
-    /// With sequence parallelism the norms saw a part of the sequence on each tensor rank. They are small: every rank
-    /// brings them together whole, adds the tensor ranks' in rank order, and keeps its portions.
-    pub(crate) fn finish_sequence_parallel(&self, sums: &mut Sums) {
+    /// Of some parameters each tensor rank has a part of the gradient ([`tensor::sums_over_tensor_axis`]). They are small:
+    /// every rank brings them together whole, adds the tensor ranks' in rank order, and keeps its portions.
+    pub(crate) fn finish_tensor(&self, sums: &mut Sums) {
         let group = &self.mesh.tensor;
-        if group.size() == 1
-            || !self.layout.sequence_parallel
-            || mutation::on("tensor_norms_not_summed")
-        {
+        if group.size() == 1 || mutation::on("tensor_norms_not_summed") {
             return;
         }
         let replicas = self.mesh.replicas.size();
         for (segment, held) in sums {
             let layout = self.store.layout(*segment);
-            let is_norm = |portion: &Portion| {
-                tensor::sums_over_tensor_axis(&layout.params[portion.param].path, true)
+            let is_summed = |index: usize| {
+                let path = &layout.params[index].path;
+                tensor::sums_over_tensor_axis(path, self.layout.sequence_parallel)
             };
+            if !(0..layout.params.len()).any(is_summed) {
+                continue;
+            }
+            let is_part = |portion: &Portion| is_summed(portion.param);
             let mine: Vec<f32> = layout
                 .portions(&held.range)
                 .iter()
                 .zip(&held.values)
-                .filter(|(portion, _)| is_norm(portion))
+                .filter(|(portion, _)| is_part(portion))
                 .flat_map(|(_, values)| host(values.clone()))
                 .collect();
             let whole = self.mesh.replicas.all_gather_v(&mine).concat();
@@ -115,16 +117,16 @@ impl Engine {
                 sum.iter().zip(&part).map(|(a, b)| a + b).collect::<Vec<f32>>()
             };
             let whole = of_ranks.into_iter().reduce(add).expect("a group has a rank");
-            // Norms of the ranks before this one come first.
+            // Those of the ranks before this one come first.
             let before: usize = (0..self.place.replica(&self.layout))
                 .flat_map(|r| layout.portions(&layout.part(r, replicas)))
-                .filter(is_norm)
+                .filter(is_part)
                 .map(|portion| portion.within.len())
                 .sum();
             let mut rest = &whole[before..];
             let device = self.store.device().clone().without_autodiff();
             for (portion, values) in layout.portions(&held.range).iter().zip(&mut held.values) {
-                if is_norm(portion) {
+                if is_part(portion) {
                     let (now, later) = rest.split_at(portion.within.len());
                     let data = TensorData::new(now.to_vec(), [now.len()]);
                     *values = Tensor::from_data(data, (&device, DType::F32));

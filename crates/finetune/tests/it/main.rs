@@ -6,9 +6,11 @@
 mod classify;
 /// Answers: what is learned, and from what.
 mod instruct;
+/// On ranks: the bits of one, or nearly so.
+mod layouts;
 /// PEFT's files, in and out.
 mod peft;
-/// Interrupted, resumed, on ranks: the same bits.
+/// Interrupted and resumed: the same bits.
 mod runs;
 /// What tests share: a model, examples, a session.
 mod support;

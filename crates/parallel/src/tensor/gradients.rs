@@ -3,17 +3,23 @@
 use burn::tensor::{Tensor, TensorData};
 use caravan_collective::Communicator;
 
+use super::slice::{Side, adapter, holds_rows};
 use crate::gradients::Gradients;
 use crate::mutation;
 
 /// Whether each rank of the tensor axis has only its part of the gradient of the parameter at `path`, so that the parts
 /// must be added.
 ///
-/// With sequence parallelism norms and the biases of outputs see a part of the sequence on each rank. Everything else is complete where it is: a
-/// slice belongs to one rank, and without sequence parallelism these see the same numbers everywhere.
+/// The side of an adapter that is not cut meets a slice of the other, whichever way sequences lie. With sequence
+/// parallelism norms, the biases of outputs and a mix of layers see a part of the sequence on each rank. Everything else is
+/// complete where it is: a slice belongs to one rank, and without sequence parallelism these see the same numbers
+/// everywhere.
 pub fn sums_over_tensor_axis(path: &str, sequence_parallel: bool) -> bool {
+    if let Some((layer, side)) = adapter(path) {
+        return (side == Side::B) == holds_rows(layer);
+    }
     let is_whole =
-        [".wo.bias", ".w_down.bias", "norm.weight"].iter().any(|end| path.ends_with(end));
+        [".wo.bias", ".w_down.bias", "norm.weight", ".mix"].iter().any(|end| path.ends_with(end));
     sequence_parallel && is_whole
 }
 
@@ -26,7 +32,7 @@ pub fn finish_tensor_gradients(
     group: &Communicator,
     sequence_parallel: bool,
 ) -> Gradients {
-    if !sequence_parallel || group.size() == 1 || mutation::on("tensor_norms_not_summed") {
+    if group.size() == 1 || mutation::on("tensor_norms_not_summed") {
         return gradients;
     }
     let (mut entries, tied) = gradients.into_parts();

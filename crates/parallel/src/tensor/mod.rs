@@ -12,8 +12,10 @@
 //! `enter` gathers it and `exit` reduces and scatters, which moves the same bytes and divides the memory of the norms and
 //! residuals.
 //!
-//! [`init`] or [`from_values`] makes a rank's model, [`attach`] turns a model of slices into one that knows its group,
-//! [`reading`] gives the form for evaluation and generation, and [`finish_tensor_gradients`] ends a step. The model itself
+//! A head for classes is small, and whole on every rank. Adapters are cut as the weights beside them.
+//!
+//! [`init`] or [`from_values`] makes a rank's model, [`cut`] takes it out of a whole one, [`attach`] turns a model of slices
+//! into one that knows its group, [`reading`] gives the form for evaluation and generation, and [`finish_tensor_gradients`] ends a step. The model itself
 //! knows the traits [`Region`] and [`Vocab`] only.
 //!
 //! # Reference
@@ -21,6 +23,7 @@
 //! Transformer Models", 2022, section 4.2.2 (sequence parallelism).
 
 mod build;
+mod cut;
 mod error;
 mod gradients;
 mod loss;
@@ -34,10 +37,11 @@ use caravan_collective::Communicator;
 use caravan_model::{Llama, Local, Region, Vocab, Whole};
 
 pub use build::{from_values, init};
+pub use cut::cut;
 pub use error::TensorError;
 pub use gradients::{finish_tensor_gradients, sums_over_tensor_axis};
-pub use region::TensorRegion;
-pub use slice::{Slice, check, check_sequence, part, slice_of};
+pub use region::{ReplicaRegion, TensorRegion};
+pub use slice::{Slice, check, check_sequence, part, slice_of, whole_shape};
 pub use vocab::SplitVocab;
 
 /// A model whose parameters are the slices of this rank ([`slice_of`]), made to work with the other ranks of `group`.
@@ -52,7 +56,14 @@ pub fn attach(model: Llama, group: &Communicator, sequence_parallel: bool) -> Ll
         let vocab = SplitVocab::new(model.config().vocab_size, group);
         (Arc::new(TensorRegion::new(group, sequence_parallel)), Arc::new(vocab))
     };
-    model.with_ranks(&region, &vocab)
+    let has_classes = model.config().n_classes.is_some();
+    let model = model.with_ranks(&region, &vocab);
+    if group.size() == 1 || !has_classes {
+        return model;
+    }
+    let region: Arc<dyn Region> = Arc::new(ReplicaRegion::new(group, sequence_parallel));
+    let vocab: Arc<dyn Vocab> = Arc::new(Whole);
+    model.with_head_ranks(&region, &vocab)
 }
 
 /// The model as it is read ([`Forward`](caravan_model::Forward)): without sequence parallelism, so that sequences may have

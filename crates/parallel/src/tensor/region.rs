@@ -53,7 +53,8 @@ impl Region for TensorRegion {
 }
 
 impl TensorRegion {
-    /// A fault: forward as [`enter`](Region::enter), backward this rank's own gradient alone.
+    /// Forward as [`enter`](Region::enter), backward this rank's own gradient alone: a fault before slices, and right
+    /// before what is whole.
     fn entered_without_sum(&self, x: Tensor<3>) -> Tensor<3> {
         if !self.sequence_parallel {
             return x;
@@ -62,6 +63,33 @@ impl TensorRegion {
         let start = self.group.rank() * s;
         let whole = tensor::gather(x.clone().detach(), SEQUENCE, &self.group);
         whole.slice_assign([0..b, start..start + s, 0..d], x)
+    }
+}
+
+/// The [`Region`] of weights that are whole on every rank, which all do the same with whole sequences: gradients of what
+/// enters are complete on each rank, and its own is the part that it takes.
+#[derive(Clone, Debug)]
+pub struct ReplicaRegion(TensorRegion);
+
+impl ReplicaRegion {
+    /// With `sequence_parallel` the ranks of `group` hold parts of the sequences that enter.
+    pub fn new(group: &Communicator, sequence_parallel: bool) -> Self {
+        Self(TensorRegion::new(group, sequence_parallel))
+    }
+}
+
+impl Region for ReplicaRegion {
+    fn enter(&self, x: Tensor<3>) -> Tensor<3> {
+        match mutation::on("tensor_replica_summed") {
+            true => self.0.enter(x),
+            false => self.0.entered_without_sum(x),
+        }
+    }
+
+    /// # Panics
+    /// Always: nothing comes after the head.
+    fn exit(&self, _: Tensor<3>) -> Tensor<3> {
+        unreachable!("a head ends the model")
     }
 }
 

@@ -66,7 +66,8 @@ pub fn part(total: usize, index: usize, count: usize) -> Range<usize> {
 /// The slice of the parameter at `path`, of shape `global_shape`, that rank `rank` of `size` holds.
 ///
 /// Q, K and V are cut by whole heads, their outputs and the feed-forward by the same columns and rows, the vocabulary into
-/// parts that may differ by one token; norms and the biases of outputs are not cut.
+/// parts that may differ by one token. Of an adapter the side that meets the cut dim of its weight is cut in the same way.
+/// Norms, the biases of outputs, a mix of layers, and the projection to classes are not cut.
 ///
 /// # Panics
 /// For a parameter it has no rule for, and if the degree does not divide what must divide ([`check`]).
@@ -93,20 +94,74 @@ pub fn slice_of(
         None => (path.strip_suffix(".weight").unwrap_or(path), false),
     };
     let whole = Slice { dim: None, start: 0, extent: global_shape[0] };
+    if let Some((target, side)) = adapter(path) {
+        let is_cut = matches!(side, Side::A) == holds_rows(target);
+        return match target {
+            _ if !is_cut => whole,
+            "wq" => even(1, n_heads, head_dim),
+            "wk" | "wv" => even(1, n_kv_heads, head_dim),
+            "wo" => even(0, n_heads, head_dim),
+            "w_gate" | "w_up" => even(1, d_ff, 1),
+            "w_down" => even(0, d_ff, 1),
+            _ => panic!("no rule says how tensor parallelism cuts `{path}`"),
+        };
+    }
     // A bias goes with the columns of its matrix; where ranks hold rows, it is added once to their sum.
     let columns = usize::from(!is_bias);
     match name.rsplit('.').next().unwrap_or(name) {
         "wo" | "w_down" if is_bias => whole,
         "embed" => vocabulary(0),
+        "output" if config.n_classes.is_some() => whole,
         "output" => vocabulary(1),
         "wq" => even(columns, n_heads, head_dim),
         "wk" | "wv" => even(columns, n_kv_heads, head_dim),
         "wo" => even(0, n_heads, head_dim),
         "w_gate" | "w_up" => even(columns, d_ff, 1),
         "w_down" => even(0, d_ff, 1),
-        "attention_norm" | "ffn_norm" | "norm" => whole,
+        "attention_norm" | "ffn_norm" | "norm" | "mix" => whole,
         _ => panic!("no rule says how tensor parallelism cuts `{path}`"),
     }
+}
+
+/// The whole shape of the parameter at `path`, of which a rank has `here`.
+///
+/// # Panics
+/// If the model of `config` has no such parameter, nor one beside it: an adapter, or a part in a mix of layers.
+pub fn whole_shape(path: &str, here: &[usize], config: &LlamaConfig) -> Vec<usize> {
+    let all = config.parameters();
+    let shape_of = |path: &str| all.iter().find(|info| info.path == path).map(|i| i.shape.clone());
+    if let Some(shape) = shape_of(path) {
+        return shape;
+    }
+    if path.ends_with(".mix") {
+        return here.to_vec();
+    }
+    let (layer, side) = path.rsplit_once(".lora.").unwrap_or((path, ""));
+    let weight = shape_of(&format!("{layer}.weight"));
+    let weight = weight.unwrap_or_else(|| panic!("`{path}` is no parameter of the model"));
+    match side {
+        "a" => vec![weight[0], here[1]],
+        _ => vec![here[0], weight[1]],
+    }
+}
+
+/// A side of an adapter `(x a) b`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    A,
+    B,
+}
+
+/// The layer whose adapter a path names, and which side of it.
+pub(super) fn adapter(path: &str) -> Option<(&str, Side)> {
+    let (layer, side) = path.rsplit_once(".lora.")?;
+    let side = if side == "a" { Side::A } else { Side::B };
+    Some((layer.rsplit('.').next().unwrap_or(layer), side))
+}
+
+/// Whether ranks hold rows of a layer's weight, not columns.
+pub(super) fn holds_rows(layer: &str) -> bool {
+    matches!(layer, "wo" | "w_down")
 }
 
 /// Checks that a model can be cut over `degree` ranks.

@@ -111,11 +111,15 @@ impl Engine {
     fn parts(&self, segment: Segment, range: &Range<usize>, values: &[f32]) -> Vec<Part> {
         let layout = self.store().layout(segment);
         let part = |portion: crate::segments::Portion| {
-            let path = layout.params[portion.param].path.clone();
-            let shape = self.global_shape(&path);
-            let slice = match self.layout().tensor {
-                1 => Slice { dim: None, start: 0, extent: shape[0] },
-                _ => self.slice(&path, self.place().tensor),
+            let param = &layout.params[portion.param];
+            let path = param.path.clone();
+            let (shape, slice) = match self.layout().tensor {
+                1 => {
+                    let shape = param.shape.clone();
+                    let extent = shape[0];
+                    (shape, Slice { dim: None, start: 0, extent })
+                }
+                _ => self.slice(&path, &param.shape, self.place().tensor),
             };
             let values = values[portion.at].to_vec();
             Part { path, shape, slice, elements: portion.within, values }

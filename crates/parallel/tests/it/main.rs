@@ -25,5 +25,7 @@ mod table;
 mod tensor;
 /// Bytes sent, held against the theory.
 mod traffic;
+/// Adapters and classes over tensor ranks.
+mod tuned;
 /// A configuration of a user, made small and held against one rank.
 mod verify;

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData};
 use caravan_collective::{Communicator, threads};
 use caravan_model::{Forward, Kernels, Llama, LlamaConfig, Positions, preset};
-use caravan_parallel::tensor::{self, finish_tensor_gradients, slice_of};
+use caravan_parallel::tensor::{self, finish_tensor_gradients, slice_of, whole_shape};
 use caravan_parallel::{Activations, Gradients, MicroBatch, forward_backward};
 
 use crate::common::{batch, device, host};
@@ -69,18 +69,16 @@ impl Layout {
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) nats: f64,
-    pub(crate) gradients: Vec<(String, Vec<usize>, Vec<f32>)>,
+    pub(crate) gradients: Vec<Named>,
     pub(crate) token_losses: Vec<f32>,
     pub(crate) continuation: Vec<i32>,
 }
 
 impl Outcome {
     fn new(nats: f64, gradients: &Gradients, reading: &Llama, batch: &MicroBatch) -> Self {
-        let gradients = gradients.iter();
-        let gradients = gradients.map(|g| (g.path.clone(), g.shape.clone(), host(&g.values)));
         Self {
             nats,
-            gradients: gradients.collect(),
+            gradients: named(gradients),
             token_losses: token_losses(reading, batch),
             continuation: greedy(reading, 12),
         }
@@ -130,16 +128,33 @@ pub(crate) fn compare(layout: &Layout, expected: &Outcome) -> Result<f32, String
             ));
         }
     }
-    let config = layout.config();
-    for (index, (path, shape, gradient)) in expected.gradients.iter().enumerate() {
+    let of_ranks: Vec<_> = ranks.iter().map(|outcome| outcome.gradients.as_slice()).collect();
+    Ok(worst.max(compare_gradients(&layout.config(), &of_ranks, &expected.gradients)?))
+}
+
+/// A gradient's path, shape and values.
+pub(crate) type Named = (String, Vec<usize>, Vec<f32>);
+
+/// Puts the ranks' slices together and returns the largest difference from the whole model's gradients.
+///
+/// # Errors
+/// What differs first, also between ranks that have the same.
+pub(crate) fn compare_gradients(
+    config: &LlamaConfig,
+    of_ranks: &[&[Named]],
+    expected: &[Named],
+) -> Result<f32, String> {
+    let mut worst = 0f32;
+    for (index, (path, shape, gradient)) in expected.iter().enumerate() {
         let mut whole = vec![f32::NAN; gradient.len()];
-        for (rank, outcome) in ranks.iter().enumerate() {
-            let slice = slice_of(path, shape, &config, rank, layout.ranks);
-            let (part_path, part_shape, part) = &outcome.gradients[index];
+        for (rank, gradients) in of_ranks.iter().enumerate() {
+            let slice = slice_of(path, shape, config, rank, of_ranks.len());
+            let (part_path, part_shape, part) = &gradients[index];
             assert_eq!((part_path, part_shape), (path, &slice.shape(shape)), "rank {rank}");
+            assert_eq!(&whole_shape(path, part_shape, config), shape, "{path}");
             if slice.is_replicated() {
                 worst = worst.max(close(&format!("{path} on rank {rank}"), part, gradient)?);
-                if part != &ranks[0].gradients[index].2 {
+                if part != &of_ranks[0][index].2 {
                     return Err(format!("{path}: rank {rank} has other bits than rank 0"));
                 }
             }
@@ -152,6 +167,10 @@ pub(crate) fn compare(layout: &Layout, expected: &Outcome) -> Result<f32, String
         worst = worst.max(close(path, &whole, gradient)?);
     }
     Ok(worst)
+}
+
+pub(crate) fn named(gradients: &Gradients) -> Vec<Named> {
+    gradients.iter().map(|g| (g.path.clone(), g.shape.clone(), host(&g.values))).collect()
 }
 
 /// Largest difference over the largest element expected; an error above the tolerance, or where a value is missing.

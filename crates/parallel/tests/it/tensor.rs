@@ -7,6 +7,7 @@ use caravan_parallel::{Activations, Gradients, LossSum, MicroBatch, forward_back
 
 use crate::common::{bits, device, host};
 use crate::ranks::{Layout, close, compare, expected, greedy};
+use crate::tuned::{Tuned, compare_tuned};
 
 /// Ranks, query heads, key heads, `d_ff`, vocabulary: grouped and plain attention, vocabularies that divide and do not.
 const SHAPES: [(usize, usize, usize, usize, usize); 6] = [
@@ -232,4 +233,27 @@ fn a_model_that_cannot_be_cut_is_refused() {
         matches!(made, Err(TensorError::Indivisible { key: "n_kv_heads", degree: 2, found: 3, .. }))
     });
     assert_eq!(refused.unwrap(), [true, true]);
+}
+
+#[test]
+fn adapters_and_classes_over_tensor_ranks_are_those_of_one_rank() {
+    for (i, sequence_parallel) in [false, true, false, true].into_iter().enumerate() {
+        let ranks = 2 + i / 2;
+        for (full, classes, mean_pool, layer_mix, tie) in [
+            (false, true, true, true, true),
+            (true, true, true, true, false),
+            (false, true, false, false, false),
+            (true, true, false, true, true),
+            (false, false, false, false, true),
+            (true, false, false, false, true),
+            (true, false, false, false, false),
+        ] {
+            let tuned =
+                Tuned { ranks, sequence_parallel, full, classes, mean_pool, layer_mix, tie };
+            match compare_tuned(&tuned) {
+                Ok(worst) => println!("{worst:.1e} {tuned:?}"),
+                Err(what) => panic!("{what}\n{tuned:?}"),
+            }
+        }
+    }
 }

@@ -11,6 +11,7 @@ use caravan_parallel::{Activations, BlockTree, Combine, verify};
 use crate::table::{
     Case, ROWS, Run, SEQ_LEN, close_cases, compare, exact_cases, fast_cases, one_rank,
 };
+use crate::tensor::OF_TUNING;
 use crate::{alone, common, with};
 
 /// Enough for a second step that has seen an update.
@@ -194,10 +195,11 @@ fn table() -> Vec<(Case, Run)> {
 
 #[test]
 fn every_fault_is_in_the_suite() {
-    let suite: BTreeSet<&str> = FAULTS_OF_LAYOUTS.iter().map(|row| row.fault).collect();
+    let of_layouts = FAULTS_OF_LAYOUTS.iter().map(|row| row.fault);
+    let suite: BTreeSet<&str> = of_layouts.chain(OF_TUNING).collect();
     let known: BTreeSet<&str> = FAULTS.iter().map(|(name, _)| *name).collect();
     assert_eq!(suite, known);
-    assert_eq!(FAULTS_OF_LAYOUTS.len(), FAULTS.len(), "a name is there twice");
+    assert_eq!(FAULTS_OF_LAYOUTS.len() + OF_TUNING.len(), FAULTS.len(), "a name is there twice");
 }
 
 /// Every layout that has what a fault breaks shows it, and layouts that do not have it pass.

@@ -19,6 +19,8 @@ mod sequence;
 mod table;
 /// Tensor and sequence parallelism, the split vocabulary.
 mod tensor;
+#[path = "../it/tuned.rs"]
+mod tuned;
 
 /// Context parallelism: the ring and its sums.
 mod context;

@@ -2,6 +2,7 @@ use caravan_model::Kernels;
 use caravan_parallel::Activations;
 
 use crate::ranks::{Layout, compare, expected};
+use crate::tuned::{Tuned, compare_tuned};
 use crate::{alone, with};
 
 fn layout(tie: bool, sequence_parallel: bool) -> Layout {
@@ -48,5 +49,27 @@ fn every_fault_of_tensor_parallelism_is_noticed() {
             }
             compare(&layout, &expected).unwrap();
         }
+    }
+}
+
+/// Of faults, those that only models with adapters or classes can show.
+pub(crate) const OF_TUNING: [&str; 1] = ["tensor_replica_summed"];
+
+#[test]
+fn every_fault_of_adapters_and_classes_is_noticed() {
+    let _alone = alone();
+    let faults = [
+        ("tensor_norms_not_summed", false),
+        ("tensor_norms_not_summed", true),
+        ("tensor_replica_summed", true),
+        ("tensor_enter_drops_sum", false),
+        ("tensor_exit_sums_twice", false),
+    ];
+    for (fault, sequence_parallel) in faults {
+        let tuned = Tuned { ranks: 2, sequence_parallel, ..Tuned::default() };
+        compare_tuned(&tuned).unwrap();
+        let what = with(fault, || compare_tuned(&tuned)).expect_err(fault);
+        println!("{fault}, sequence parallel {sequence_parallel}: {what}");
+        assert!(what.contains(".lora."), "{fault}: {what}");
     }
 }
