@@ -89,6 +89,10 @@ fn fetch(hub: &Hub, name: &str) -> Result<PathBuf> {
         Event::Done { file } => {
             console.event(&caravan_train::Event::Note(&format!("{file}: here")));
         }
+        Event::Offline { problem } => {
+            let note = format!("{name}: the server does not answer ({problem}); what was downloaded earlier is used");
+            console.event(&caravan_train::Event::Note(&note));
+        }
     });
     console.close();
     Ok(path?)

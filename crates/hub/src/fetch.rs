@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use hf_hub::api::Progress;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
-use hf_hub::{Cache, Repo as HubRepo, RepoType};
+use hf_hub::{Cache, CacheRepo, Repo as HubRepo, RepoType};
 use sha2::{Digest as _, Sha256};
 
+use crate::cached;
 use crate::error::{HubError, Result};
 use crate::repo::Repo;
 
@@ -34,6 +35,11 @@ pub enum Event {
     Done {
         /// Its name.
         file: String,
+    },
+    /// The server does not answer, and what was brought earlier is taken. It may have something newer.
+    Offline {
+        /// What the transfer said.
+        problem: String,
     },
 }
 
@@ -87,10 +93,18 @@ impl Hub {
             builder = builder.with_token(Some(token.clone()));
         }
         let api = builder.build().map_err(|e| self.error(format!("asking for `{repo}`"), &e))?;
-        let info = api
-            .repo(name_of(repo))
-            .info()
-            .map_err(|e| self.error(format!("the repository `{repo}`"), &e))?;
+        let info = match api.repo(name_of(repo)).info() {
+            Ok(info) => info,
+            Err(error) => {
+                // A server that answers has the last word; one that does not cannot take away what is here.
+                let is_answer = status(&error).is_some_and(|status| status < 500);
+                let here = cached::find(&self.cache_of(repo), repo).filter(|_| !is_answer);
+                let asked = self.error(format!("the repository `{repo}`"), &error);
+                let Some(path) = here else { return Err(asked) };
+                on_event(&Event::Offline { problem: error.to_string() });
+                return Ok(path);
+            }
+        };
         let all: Vec<&str> = info.siblings.iter().map(|file| file.rfilename.as_str()).collect();
         let wanted = wanted(repo, &all)?;
         let mut folder = PathBuf::new();
@@ -112,11 +126,7 @@ impl Hub {
         file: &str,
         on_event: &mut dyn FnMut(&Event),
     ) -> Result<PathBuf> {
-        let cache = match &self.cache {
-            Some(cache) => Cache::new(cache.clone()),
-            None => Cache::default(),
-        };
-        let cache = cache.repo(name_of(repo));
+        let cache = self.cache_of(repo);
         // What was brought before is asked for without a word of the server.
         if let Some(path) = cache.get(file) {
             return Ok(path);
@@ -139,6 +149,11 @@ impl Hub {
         let path = api_repo.download_with_progress(file, report).map_err(failed)?;
         check(repo, file, &path, size)?;
         Ok(path)
+    }
+
+    fn cache_of(&self, repo: &Repo) -> CacheRepo {
+        let cache = self.cache.as_ref().map_or_else(Cache::default, |dir| Cache::new(dir.clone()));
+        cache.repo(name_of(repo))
     }
 
     fn error(&self, what: String, error: &ApiError) -> HubError {
@@ -198,6 +213,9 @@ fn status(error: &ApiError) -> Option<u16> {
     }
 }
 
+/// The list of the parts that weights lie in.
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
+
 /// Which of a repository's files a model needs.
 fn wanted<'a>(repo: &'a Repo, all: &[&'a str]) -> Result<Vec<&'a str>> {
     let content =
@@ -228,7 +246,6 @@ fn wanted<'a>(repo: &'a Repo, all: &[&'a str]) -> Result<Vec<&'a str>> {
             ),
         });
     }
-    const INDEX: &str = "model.safetensors.index.json";
     const BESIDE: [&str; 9] = [
         "config.json",
         "generation_config.json",

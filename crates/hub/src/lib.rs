@@ -5,11 +5,12 @@
 //! ```
 //!
 //! Files lie in the hub's own cache, `~/.cache/huggingface/hub` unless the caller says otherwise, shared with its other
-//! programs. What is there is not asked for again; a download that was interrupted goes on where it ended.
+//! programs. What is there is not asked for again, and serves where the network is gone; a download that was interrupted goes on where it ended.
 //!
 //! # Reference
 //! <https://huggingface.co/docs/hub/api>, and the crate `hf-hub`, which does the transfers.
 
+mod cached;
 mod error;
 mod fetch;
 mod repo;

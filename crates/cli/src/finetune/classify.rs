@@ -94,12 +94,7 @@ fn train(
     let outcome = match ended {
         Ended::Finished(outcome) => outcome,
         Ended::Assisted => return Ok(ExitCode::SUCCESS),
-        Ended::Stopped { step, steps } => {
-            return Ok(match is_first {
-                true => args.run.stopped(step, steps),
-                false => ExitCode::SUCCESS,
-            });
-        }
+        Ended::Stopped { step, steps } => return Ok(args.run.stopped(step, steps, is_first)),
     };
     let base = std::path::absolute(&loaded.folder).unwrap_or_else(|_| loaded.folder.clone());
     if settings.method == "lora" {

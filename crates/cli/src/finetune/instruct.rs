@@ -103,8 +103,7 @@ fn train(
     match ended {
         Ended::Finished(outcome) => finish(args, settings, &loaded, &outcome)?,
         Ended::Assisted => {}
-        Ended::Stopped { step, steps } if is_first => return Ok(args.run.stopped(step, steps)),
-        Ended::Stopped { .. } => {}
+        Ended::Stopped { step, steps } => return Ok(args.run.stopped(step, steps, is_first)),
     }
     Ok(ExitCode::SUCCESS)
 }

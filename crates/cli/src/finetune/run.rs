@@ -39,7 +39,7 @@ pub(crate) struct RunArgs {
 pub(crate) const KEYS: &str =
     "seed epochs batch micro_batch seq_len truncate peak_lr warmup weight_decay grad_clip
   method lora_rank lora_alpha lora_targets freeze layer_decay evals_per_epoch patience metric dtype
-  data_parallel zero_stage shard_parallel pipeline_parallel context_parallel ...";
+  data_parallel zero_stage shard_parallel pipeline_parallel context_parallel tensor_parallel ...";
 
 impl RunArgs {
     /// `default` with what the command line says on top.
@@ -105,12 +105,14 @@ impl RunArgs {
         codes.into_iter().next().expect("a code from every rank")
     }
 
-    /// Tells how to go on with a run that was stopped.
-    pub(crate) fn stopped(&self, step: u64, steps: u64) -> ExitCode {
-        output::note(&format!(
-            "stopped after update {step} of {steps}, saved in `{}`\nhelp: go on with the same command and --resume",
-            self.state().display()
-        ));
+    /// How every rank of a run that was stopped ends; the first one tells how to go on.
+    pub(crate) fn stopped(&self, step: u64, steps: u64, is_first: bool) -> ExitCode {
+        if is_first {
+            output::note(&format!(
+                "stopped after update {step} of {steps}, saved in `{}`\nhelp: go on with the same command and --resume",
+                self.state().display()
+            ));
+        }
         ExitCode::from(train::INTERRUPTED)
     }
 

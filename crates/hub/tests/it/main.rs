@@ -51,6 +51,43 @@ fn a_model_comes_once() {
 }
 
 #[test]
+fn what_is_here_serves_without_the_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = dir.path().to_path_buf();
+    let index =
+        r#"{"weight_map": {"a": "model-1-of-2.safetensors", "b": "model-2-of-2.safetensors"}}"#;
+    let files: [(&str, &str, &[u8]); 5] = [
+        ("config.json", "c", b"{}"),
+        ("tokenizer.json", "t", b"{}"),
+        ("model.safetensors.index.json", "i", index.as_bytes()),
+        ("model-1-of-2.safetensors", "m1", b"one"),
+        ("model-2-of-2.safetensors", "m2", b"two"),
+    ];
+    let fetch_from = |endpoint: &str| {
+        let hub = Hub::new().with_endpoint(endpoint).with_cache(&cache);
+        let mut events = Vec::new();
+        let path = hub.fetch(&Repo::parse("owner/name").unwrap(), &mut |e| events.push(e.clone()));
+        (path, events)
+    };
+    let server = Server::start(&files);
+    let folder = fetch_from(&server.endpoint).0.unwrap();
+    // Nobody listens there.
+    let nowhere = "http://127.0.0.1:9";
+    let (found, events) = fetch_from(nowhere);
+    assert_eq!(found.unwrap(), folder);
+    assert!(matches!(&events[..], [Event::Offline { .. }]), "{events:?}");
+    // Of what is not all here nothing is taken.
+    std::fs::remove_file(folder.join("model-2-of-2.safetensors")).unwrap();
+    let message = fetch_from(nowhere).0.unwrap_err().to_string();
+    assert!(message.contains("`owner/name` from http://127.0.0.1:9"), "{message}");
+    // A server that answers has the last word.
+    fetch_from(&server.endpoint).0.unwrap();
+    let other = Server::start(&[("README.md", "r", b"read me")]);
+    let message = fetch_from(&other.endpoint).0.unwrap_err().to_string();
+    assert!(message.contains("has no config.json"), "{message}");
+}
+
+#[test]
 fn a_broken_transfer_goes_on_where_it_ended() {
     let (server, dir) = (model(&weights()), tempfile::tempdir().unwrap());
     let cache = dir.path().to_path_buf();
