@@ -1,4 +1,4 @@
-//! Products on the CPU: Burn's own, and where the CPU has AMX the one in [`super::amx`].
+//! Products on the CPU: in [`super::packed`] where its instructions are there, else Burn's own.
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
@@ -8,8 +8,8 @@ use super::{LinearKernels, Precision, rounding_product};
 impl LinearKernels for Flex {
     fn matrix_product(a: FlexTensor, b: FlexTensor, precision: Precision) -> FlexTensor {
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-        if super::amx::takes(&a, &b) {
-            return super::amx::matrix_product(&a, &b, precision);
+        if let Some(product) = super::packed::matrix_product(&a, &b, precision) {
+            return product;
         }
         rounding_product::<Self>(a, b, precision)
     }

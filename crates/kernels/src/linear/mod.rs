@@ -6,11 +6,11 @@ use burn::tensor::{FloatDType, Shape, Tensor};
 
 use crate::backends::composed_backends;
 
-#[cfg(all(feature = "flex", target_arch = "x86_64", target_os = "linux"))]
-mod amx;
 mod autodiff;
 #[cfg(feature = "flex")]
 mod flex;
+#[cfg(all(feature = "flex", target_arch = "x86_64", target_os = "linux"))]
+mod packed;
 pub(crate) mod reference;
 
 /// What the factors of a product are rounded to; its sums are in f32.

@@ -16,7 +16,7 @@ const AMX_BF16: u32 = 1 << 22;
 const AMX_TILE: u32 = 1 << 24;
 
 /// Whether CPU and kernel let this process use tiles; asked once.
-pub(super) fn is_available() -> bool {
+pub(in super::super) fn is_available() -> bool {
     static AVAILABLE: OnceLock<bool> = OnceLock::new();
     *AVAILABLE.get_or_init(|| {
         let avx512 = crate::simd::isa() == crate::simd::Isa::V4;
@@ -48,7 +48,7 @@ static CONFIG: Config = Config {
 
 /// Tile registers set up on this thread, given back when dropped.
 #[derive(Debug)]
-pub(super) struct Tiles {
+pub(in super::super) struct Tiles {
     /// Tile state belongs to a thread, so this must not leave it.
     _here: std::marker::PhantomData<*const ()>,
 }

@@ -5,11 +5,11 @@
 //! step by step of 32 along `kc`; a step is `P` parts, a part two tiles of 16 lanes. A tile of the
 //! left factor has a lane per row, one of the right factor a pair of inner indices per row.
 
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::arch::x86_64::*;
-use std::marker::PhantomData;
 
-use super::{KC, PANEL};
+use super::super::lanes::{Lanes, Role};
+use super::super::registers::{round, transpose};
+use super::PANEL;
 
 /// Inner indices per step: a tile row holds 32 bf16.
 pub(super) const STEP: usize = 32;
@@ -22,120 +22,8 @@ const AHEAD_ALONG: usize = 2 * STEP;
 /// How far ahead of its use a row across the lanes is fetched, in rows: one step.
 const AHEAD_ACROSS: usize = STEP;
 /// A step of a panel: two tiles for each of `parts` parts.
-const fn step_bytes(parts: usize) -> usize {
+pub(super) const fn step_bytes(parts: usize) -> usize {
     parts * 2 * TILE_BYTES
-}
-
-/// Lanes of equal length in memory; one of the two steps is 1.
-#[derive(Clone, Copy)]
-pub(super) struct Lanes<'a> {
-    start: *const f32,
-    n: usize,
-    length: usize,
-    lane_step: usize,
-    inner_step: usize,
-    _data: PhantomData<&'a [f32]>,
-}
-
-// SAFETY: it is a shared view of a slice of floats.
-unsafe impl Send for Lanes<'_> {}
-// SAFETY: as above.
-unsafe impl Sync for Lanes<'_> {}
-
-impl<'a> Lanes<'a> {
-    /// `n` lanes of `length` elements of `data`.
-    ///
-    /// # Panics
-    /// If the lanes reach past the data or neither step is 1.
-    pub(super) fn new(
-        data: &'a [f32],
-        n: usize,
-        length: usize,
-        lane_step: usize,
-        inner_step: usize,
-    ) -> Self {
-        assert!(lane_step == 1 || inner_step == 1, "one dim is contiguous");
-        assert!(
-            (n - 1) * lane_step + (length - 1) * inner_step < data.len(),
-            "the lanes lie inside the data"
-        );
-        Self { start: data.as_ptr(), n, length, lane_step, inner_step, _data: PhantomData }
-    }
-
-    /// How many lanes.
-    pub(super) fn len(&self) -> usize {
-        self.n
-    }
-
-    /// Up to `n` lanes from `first` on, of each `length` elements from `inner` on.
-    pub(super) fn part(self, first: usize, n: usize, inner: usize, length: usize) -> Self {
-        assert!(first < self.n && inner + length <= self.length, "the part lies inside");
-        let offset = first * self.lane_step + inner * self.inner_step;
-        // SAFETY: its first element lies inside the data, as checked here and in `new`.
-        Self { start: unsafe { self.start.add(offset) }, n: n.min(self.n - first), length, ..self }
-    }
-}
-
-/// Which factor a panel belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
-    /// Rows of the left factor.
-    Left,
-    /// Columns of the right factor.
-    Right,
-}
-
-/// Room for the panels of slices of the inner dim, each of [`KC`](super::KC) but the last; every
-/// panel is written before it is read.
-pub(super) struct Packed<const P: usize> {
-    start: *mut u8,
-    layout: Layout,
-    n_panels: usize,
-    length: usize,
-}
-
-// SAFETY: plain memory; tasks write disjoint panels.
-unsafe impl<const P: usize> Send for Packed<P> {}
-// SAFETY: as above.
-unsafe impl<const P: usize> Sync for Packed<P> {}
-
-impl<const P: usize> Packed<P> {
-    /// Room for `n_panels` panels of `length` inner indices.
-    pub(super) fn new(n_panels: usize, length: usize) -> Self {
-        let bytes = n_panels * length.div_ceil(STEP) * step_bytes(P);
-        let layout = Layout::from_size_align(bytes.max(64), 64).expect("a size that fits memory");
-        // SAFETY: the layout is not empty.
-        let start = unsafe { alloc(layout) };
-        if start.is_null() {
-            handle_alloc_error(layout);
-        }
-        Self { start, layout, n_panels, length }
-    }
-
-    /// The panel of a slice, slices one after the other.
-    pub(super) fn panel(&self, slice: usize, panel: usize) -> *mut u8 {
-        let before = slice * KC / STEP * self.n_panels;
-        let steps = (self.length - slice * KC).min(KC).div_ceil(STEP);
-        self.at(before + panel * steps)
-    }
-
-    /// The panel where each has `kc` inner indices.
-    pub(super) fn panel_of(&self, kc: usize, panel: usize) -> *mut u8 {
-        self.at(panel * kc.div_ceil(STEP))
-    }
-
-    fn at(&self, step: usize) -> *mut u8 {
-        assert!(step * step_bytes(P) < self.layout.size(), "a panel inside the room");
-        // SAFETY: just checked.
-        unsafe { self.start.add(step * step_bytes(P)) }
-    }
-}
-
-impl<const P: usize> Drop for Packed<P> {
-    fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this layout.
-        unsafe { dealloc(self.start, self.layout) };
-    }
 }
 
 /// Packs a panel: lanes past the last and inner indices past the end become zeros.
@@ -155,7 +43,7 @@ pub(super) unsafe fn pack_panel<const P: usize>(lanes: Lanes<'_>, role: Role, ou
                 .start
                 .wrapping_add(half * HALF * lanes.lane_step + step * STEP * lanes.inner_step);
             // SAFETY: the caller's promises; `n` lanes of `length` from there lie inside the data.
-            unsafe { pack_tiles::<P>(Lanes { start, n, length, ..lanes }, role, tile) };
+            unsafe { pack_tiles::<P>(lanes.placed(start, n, length), role, tile) };
         }
     }
 }
@@ -261,43 +149,4 @@ fn split<const P: usize>(mut even: __m512, mut odd: __m512) -> [__m512i; P] {
         (even, odd) = (_mm512_sub_ps(even, e), _mm512_sub_ps(odd, o));
     }
     parts
-}
-
-/// The nearest bf16, ties to even, as f32.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-fn round(x: __m512) -> __m512 {
-    let bits = _mm512_castps_si512(x);
-    let odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    let up = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
-    _mm512_castsi512_ps(_mm512_and_si512(up, _mm512_set1_epi32(!0xffff)))
-}
-
-/// Transposes a 16 by 16 matrix of 32-bit elements: pairs, then fours, then 128-bit blocks.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-fn transpose(r: &mut [__m512i; 16]) {
-    let mut t = *r;
-    for i in 0..8 {
-        t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
-        t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
-    }
-    for i in 0..4 {
-        r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
-        r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
-        r[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
-        r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
-    }
-    for i in 0..4 {
-        t[i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0x88);
-        t[4 + i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0xdd);
-        t[8 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0x88);
-        t[12 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0xdd);
-    }
-    for i in 0..4 {
-        r[i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0x88);
-        r[8 + i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0xdd);
-        r[4 + i] = _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0x88);
-        r[12 + i] = _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0xdd);
-    }
 }
