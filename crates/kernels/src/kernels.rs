@@ -249,6 +249,27 @@ impl Kernels {
         }
     }
 
+    /// The negative log-probability of every target (nats) and whether it is the first of the largest logits, 1 or 0;
+    /// both 0 where the target is -1.
+    ///
+    /// Under `Fused` the result is a constant: no gradient flows back.
+    ///
+    /// # Shapes
+    /// - logits: `[n, vocab]`
+    /// - targets: `[n]`, in `0 .. vocab`, or -1 for a row that does not count
+    /// - returns `[n, 2]`
+    ///
+    /// # Panics
+    /// As [`Kernels::cross_entropy`].
+    pub fn token_scores(self, logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<2> {
+        check_targets("token_scores", &logits, &targets);
+        if self.is_fused_on(&logits.device()) {
+            cross_entropy::fused_token_scores(logits, targets)
+        } else {
+            cross_entropy::reference::token_scores(logits, targets)
+        }
+    }
+
     fn is_fused_on(self, device: &Device) -> bool {
         self != Self::Reference && backends::covers(device)
     }

@@ -9,7 +9,7 @@ use caravan_kernels::Kernels;
 use crate::cache::LayerCache;
 use crate::embed::part;
 use crate::layers::{Linear, Norm};
-use crate::{Attend, Local, Region, RopeTables, WholeSequences};
+use crate::{Attend, Branches, Local, Region, RopeTables, WholeSequences};
 
 /// One transformer block.
 ///
@@ -97,6 +97,21 @@ impl Block {
         let rope_rows = attend.rope_rows(&self.rope, n.dims()[1]);
         let (q, k, v) = self.query_key_value(n, rope_rows);
         let mixed = attend.attend(kernels, q, k, v, document_starts);
+        self.feed_forward(self.add_attention(x, merged(mixed)))
+    }
+
+    /// The block over the parts of texts that lie in one row.
+    ///
+    /// # Shapes
+    /// - x and the result: `[1, n_tokens, d_model]`
+    ///
+    /// # Panics
+    /// If sequences are cut over ranks.
+    pub fn branches(&self, x: Tensor<3>, branches: &Branches) -> Tensor<3> {
+        assert!(self.context.attend.is_whole(), "texts in parts are read whole");
+        let n = self.context.region.enter(self.normed_for_attention(&x));
+        let (q, k, v) = self.query_key_value(n, self.rope.rows_of(&branches.positions()));
+        let mixed = branches.attend(self.context.kernels, &q, &k, &v);
         self.feed_forward(self.add_attention(x, mixed))
     }
 
@@ -118,7 +133,7 @@ impl Block {
         let (q, k, v) = self.query_key_value(n, rope_rows);
         let (k, v) = cache.append(k, v, start);
         let mixed = self.context.kernels.attention(q, k, v, None);
-        self.feed_forward(self.add_attention(x, mixed))
+        self.feed_forward(self.add_attention(x, merged(mixed)))
     }
 
     /// The block over one more position of each of several sequences, given as the positions of one: number `i` stands at
@@ -145,7 +160,7 @@ impl Block {
             self.context.kernels.attention(of_one(&q), k, v, None)
         });
         let mixed = Tensor::cat(mixed.collect(), 2);
-        self.feed_forward(self.add_attention(x, mixed))
+        self.feed_forward(self.add_attention(x, merged(mixed)))
     }
 
     /// The same block that enters and leaves split weights through `region` and holds the positions that `attend` says.
@@ -183,11 +198,8 @@ impl Block {
         (kernels.rope(q, cos.clone(), sin.clone()), kernels.rope(k, cos, sin), v)
     }
 
-    /// `x + exit(mixed * wo)`.
-    fn add_attention(&self, x: Tensor<3>, mixed: Tensor<4>) -> Tensor<3> {
-        let [b, n_heads, s, head_dim] = mixed.dims();
-        // The attention kernel writes memory in the order [b, s, heads, head_dim], so merging copies nothing.
-        let merged = mixed.swap_dims(1, 2).reshape([b, s, n_heads * head_dim]);
+    /// `x + exit(merged * wo)`.
+    fn add_attention(&self, x: Tensor<3>, merged: Tensor<3>) -> Tensor<3> {
         let Context { kernels, ref region, .. } = self.context;
         x + self.wo.add_bias(region.exit(self.wo.product(kernels, merged)))
     }
@@ -201,4 +213,11 @@ impl Block {
         let down = region.exit(self.w_down.product(kernels, kernels.swiglu(gate, up)));
         x + self.w_down.add_bias(down)
     }
+}
+
+/// Heads side by side: `[b, n_heads, s, head_dim]` to `[b, s, n_heads * head_dim]`. The attention kernel writes memory in
+/// this order, so merging copies nothing.
+pub(crate) fn merged(mixed: Tensor<4>) -> Tensor<3> {
+    let [b, n_heads, s, head_dim] = mixed.dims();
+    mixed.swap_dims(1, 2).reshape([b, s, n_heads * head_dim])
 }

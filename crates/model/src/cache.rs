@@ -1,6 +1,6 @@
 //! Keys and values of positions already seen, in memory that is allocated once.
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 
 /// The keys and values of a batch of equally long sequences, for every block.
 ///
@@ -63,32 +63,6 @@ impl KvCache {
     /// Number of positions there is room for.
     pub fn capacity(&self) -> usize {
         self.capacity
-    }
-
-    /// A cache whose sequence `i` begins as sequence `rows[i]` of this one, with room for `extra` more positions: several
-    /// continuations of one beginning are read without reading the beginning again.
-    ///
-    /// # Panics
-    /// If a row does not exist.
-    #[must_use]
-    pub fn select(&self, rows: &[usize], extra: usize) -> Self {
-        assert!(rows.iter().all(|row| *row < self.batch), "a row of {} sequences", self.batch);
-        let (len, n) = (self.len, rows.len());
-        let index: Vec<i32> = rows.iter().map(|row| *row as i32).collect();
-        let selected = |slot: &Option<Tensor<4>>| {
-            let all = slot.as_ref().expect("a layer's cache is always put back");
-            let [_, heads, _, head_dim] = all.dims();
-            let device = all.device();
-            let index = Tensor::<1, Int>::from_data(TensorData::new(index.clone(), [n]), &device);
-            let seen = all.clone().narrow(2, 0, len).select(0, index); // [n, heads, len, head_dim]
-            let room = Tensor::zeros([n, heads, extra, head_dim], &device);
-            Some(Tensor::cat(vec![seen, room], 2))
-        };
-        let layers = self.layers.iter().map(|layer| LayerCache {
-            keys: selected(&layer.keys),
-            values: selected(&layer.values),
-        });
-        Self { layers: layers.collect(), batch: n, len, capacity: len + extra }
     }
 
     /// Forgets all positions from `len` on; the memory stays.

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use burn::tensor::{Device, Int, Tensor};
 
-use crate::{KvCache, Llama, LlamaConfig};
+use crate::{Branches, KvCache, Llama, LlamaConfig};
 
 /// Which positions' logits [`Forward::extend`] returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,24 @@ pub trait Forward: Debug {
         tokens: Tensor<2, Int>,
         targets: Tensor<2, Int>,
         document_starts: Option<Tensor<2, Int>>,
+    ) -> Tensor<2>;
+
+    /// How likely some tokens are after some places of a row of [`Branches`]: what texts have in common is read once, and
+    /// only the places that are asked for go through the head.
+    ///
+    /// # Shapes
+    /// - tokens: `[1, n_tokens]`
+    /// - asked: places in the row, each with the token that may come after it; at least one
+    /// - returns `[asked, 2]`: the token's negative log-probability in nats, and 1 where no token is more likely, of equally
+    ///   likely ones the first
+    ///
+    /// # Panics
+    /// If a text is longer than `max_seq_len`, or sequences are cut over ranks ([`Attend`](crate::Attend)).
+    fn branch_scores(
+        &self,
+        tokens: Tensor<2, Int>,
+        branches: &Branches,
+        asked: &[(usize, u32)],
     ) -> Tensor<2>;
 
     /// An empty cache for `batch` sequences of up to `capacity` positions.
@@ -104,6 +122,17 @@ impl Forward for Llama {
         document_starts: Option<Tensor<2, Int>>,
     ) -> Tensor<2> {
         self.head.token_losses(self.hidden(tokens, document_starts), targets, self.tied_weight())
+    }
+
+    fn branch_scores(
+        &self,
+        tokens: Tensor<2, Int>,
+        branches: &Branches,
+        asked: &[(usize, u32)],
+    ) -> Tensor<2> {
+        let x = self.embed.forward(tokens);
+        let x = self.blocks.iter().fold(x, |x, block| block.branches(x, branches));
+        self.head.token_scores(x, asked, self.tied_weight())
     }
 
     fn new_cache(&self, batch: usize, capacity: usize) -> KvCache {

@@ -137,20 +137,64 @@ impl Head {
         tied: Option<Tensor<2>>,
     ) -> Tensor<2> {
         assert!(self.is_plain(), "losses of tokens are a matter of heads for tokens");
-        let weight = self.projection(tied);
-        let x = self.entered(x);
-        let [b, s, d_model] = x.dims();
-        let n = b * s;
-        let (x, targets) = (x.reshape([n, d_model]), targets.reshape([n]));
-        // A function of the whole vocabulary alone, so that it never depends on the machine and is the same on all ranks.
-        let chunk = (CHUNK_LOGITS / self.vocab_size).max(1);
-        let losses = (0..n).step_by(chunk).map(|start| {
-            let rows = chunk.min(n - start);
-            let logits = self.kernels.linear(x.clone().narrow(0, start, rows), weight.clone());
-            let targets = targets.clone().narrow(0, start, rows);
+        let [b, s] = targets.dims();
+        let (x, targets) = (self.entered(x), targets.reshape([b * s]));
+        let losses = self.in_chunks(x, targets, tied, &|logits, targets| {
             self.ends.vocab.token_losses(self.kernels, logits, targets)
         });
-        Tensor::cat(losses.collect(), 0).reshape([b, s])
+        Tensor::cat(losses, 0).reshape([b, s])
+    }
+
+    /// How likely tokens are after places of a row, and whether none is more likely, as
+    /// [`branch_scores`](crate::Forward::branch_scores) tells it.
+    ///
+    /// # Shapes
+    /// - x: `[1, n_tokens, d_model]`
+    /// - tied: as for [`forward`](Self::forward)
+    /// - returns `[asked, 2]`
+    ///
+    /// # Panics
+    /// If the head is a classifier's that reads more than a position's own state.
+    pub fn token_scores(
+        &self,
+        x: Tensor<3>,
+        asked: &[(usize, u32)],
+        tied: Option<Tensor<2>>,
+    ) -> Tensor<2> {
+        assert!(self.is_plain(), "scores of tokens are a matter of heads for tokens");
+        let int = |values: Vec<i32>| {
+            Tensor::<1, Int>::from_data(TensorData::new(values, [asked.len()]), &x.device())
+        };
+        let places = int(asked.iter().map(|(place, _)| *place as i32).collect());
+        let targets = int(asked.iter().map(|(_, id)| *id as i32).collect());
+        let x = self.entered(x.clone()).select(1, places);
+        let scores = self.in_chunks(x, targets, tied, &|logits, targets| {
+            let logits = self.ends.vocab.gather(logits.unsqueeze_dim(0)).squeeze_dim(0);
+            self.kernels.token_scores(logits, targets)
+        });
+        Tensor::cat(scores, 0)
+    }
+
+    /// What `f` makes of the logits of some rows at a time, [`CHUNK_LOGITS`] at most, and of their targets `[n]`.
+    fn in_chunks<const D: usize>(
+        &self,
+        x: Tensor<3>,
+        targets: Tensor<1, Int>,
+        tied: Option<Tensor<2>>,
+        f: &dyn Fn(Tensor<2>, Tensor<1, Int>) -> Tensor<D>,
+    ) -> Vec<Tensor<D>> {
+        let weight = self.projection(tied);
+        let [b, s, d_model] = x.dims();
+        let n = b * s;
+        let x = x.reshape([n, d_model]);
+        // A function of the whole vocabulary alone, so that it never depends on the machine and is the same on all ranks.
+        let chunk = (CHUNK_LOGITS / self.vocab_size).max(1);
+        let of_rows = |start: usize| {
+            let rows = chunk.min(n - start);
+            let logits = self.kernels.linear(x.clone().narrow(0, start, rows), weight.clone());
+            f(logits, targets.clone().narrow(0, start, rows))
+        };
+        (0..n).step_by(chunk).map(of_rows).collect()
     }
 
     /// The logits of the tokens that this rank holds, `[b, s, tokens here]`.

@@ -24,6 +24,7 @@
 
 mod attend;
 mod block;
+mod branches;
 mod cache;
 mod config;
 pub mod device;
@@ -59,6 +60,7 @@ pub use region::{Local, Region};
 pub use rope::{RopeTables, frequencies};
 pub use vocab::{Vocab, Whole};
 // Reading it.
+pub use branches::Branches;
 pub use cache::{KvCache, LayerCache};
 pub use forward::{Forward, Positions};
 // Hugging Face directories and GGUF files.

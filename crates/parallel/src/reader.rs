@@ -5,7 +5,8 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use caravan_model::{
-    Attend, Block, Forward, Head, KvCache, LlamaConfig, Local, Positions, Region, WholeSequences,
+    Attend, Block, Branches, Forward, Head, KvCache, LlamaConfig, Local, Positions, Region,
+    WholeSequences,
 };
 
 use crate::engine::Engine;
@@ -167,6 +168,22 @@ impl Forward for Reader<'_> {
             match self.head(weights) {
                 None => Step::Next(x),
                 Some((head, tied)) => Step::Result(head.token_losses(x, targets.clone(), tied)),
+            }
+        })
+    }
+
+    fn branch_scores(
+        &self,
+        tokens: Tensor<2, Int>,
+        branches: &Branches,
+        asked: &[(usize, u32)],
+    ) -> Tensor<2> {
+        self.pass(&tokens, [asked.len(), 2], &mut |weights, input| {
+            let x = self.begin(weights, input, &tokens);
+            let x = weights.blocks().fold(x, |x, i| self.block(weights, i).branches(x, branches));
+            match self.head(weights) {
+                None => Step::Next(x),
+                Some((head, tied)) => Step::Result(head.token_scores(x, asked, tied)),
             }
         })
     }

@@ -1,7 +1,7 @@
 //! Scoring continuations given their contexts: what every multiple choice comes down to.
 //!
 //! ```text
-//! texts -> encode -> groups of requests -> units (a shared prefix, its members) -> batches -> Answer per request
+//! texts -> encode -> groups of requests -> units (a shared beginning, its members) -> batches -> Answer per request
 //! ```
 //!
 //! # Reference
@@ -42,7 +42,7 @@ pub(crate) struct Answer {
 /// Answers every request of every group, about `batch_tokens` tokens at a time.
 ///
 /// The requests of a group are the choices of one question: what their tokens have in common goes through the model once,
-/// and its keys and values serve all of them. Equal requests of a group are asked once, so that their scores are equal to
+/// and serves all of them. Equal requests of a group are asked once, so that their scores are equal to
 /// the last bit. Where context and continuation exceed the model's `max_seq_len` the context loses its beginning, as in
 /// the harness, and the answer says so.
 pub(crate) fn answer(
@@ -71,13 +71,13 @@ pub(crate) fn answer(
             .iter()
             .enumerate()
             .map(|(i, request)| plan::Member::new(request, n_answers + i, config.max_seq_len));
-        units.extend(plan::units(members.collect(), plan::head_cost(config)));
+        units.extend(plan::units(members.collect()));
         n_answers += seen.len();
         slots.push(mine);
     }
     let mut answers = vec![None; n_answers];
-    for batch in plan::batches(units, batch_tokens, plan::head_cost(config)) {
-        for (slot, answer) in pass::run(model, &batch, batch_tokens) {
+    for batch in plan::batches(units, batch_tokens) {
+        for (slot, answer) in pass::run(model, &batch) {
             answers[slot] = Some(answer);
         }
     }

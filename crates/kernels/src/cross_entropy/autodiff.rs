@@ -46,4 +46,8 @@ impl<B: CrossEntropyKernels, C: CheckpointStrategy> CrossEntropyOps for Autodiff
         // A constant: scores are read, never trained on.
         Self::from_inner(B::cross_entropy_rows(logits.into_primitive(), targets).0)
     }
+
+    fn token_scores(logits: FloatTensor<Self>, targets: IntTensor<Self>) -> FloatTensor<Self> {
+        Self::from_inner(B::token_scores_rows(logits.into_primitive(), targets))
+    }
 }

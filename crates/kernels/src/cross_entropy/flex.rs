@@ -5,7 +5,7 @@ use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::{CrossEntropyKernels, composed_backward, composed_rows};
+use super::{CrossEntropyKernels, composed_backward, composed_rows, composed_scores};
 use crate::flex_data::{
     Slot, all_f32, floats, integers, own_floats, owned, tensor, unwritten, written,
 };
@@ -13,6 +13,8 @@ use crate::simd::{exp, max, multiversion, sum};
 
 /// Rows per task.
 const ROWS: usize = 16;
+/// Logits whose exponentials are added in f32.
+const STRETCH: usize = 1024;
 /// A row that does not count.
 const IGNORED: i32 = -1;
 
@@ -36,6 +38,24 @@ impl CrossEntropyKernels for Flex {
             });
         // SAFETY: the tasks cover every row, and `forward_rows` writes both outputs of each.
         unsafe { (tensor(written(losses), [n]), tensor(written(lse), [n])) }
+    }
+
+    fn token_scores_rows(logits: FlexTensor, targets: FlexTensor) -> FlexTensor {
+        let [n, vocab] = logits.layout().shape().dims();
+        let classes = integers(&targets);
+        check_classes(&classes, vocab);
+        if !all_f32(&[&logits]) {
+            return composed_scores::<Self>(logits, targets.clone());
+        }
+        let logits = logits.to_contiguous();
+        let mut scores = unwritten(2 * n);
+        scores
+            .par_chunks_mut(2 * ROWS)
+            .zip(floats(&logits).par_chunks(ROWS * vocab))
+            .zip(classes.par_chunks(ROWS))
+            .for_each(|((scores, logits), classes)| score_rows(logits, vocab, classes, scores));
+        // SAFETY: the tasks cover every row, and `score_rows` writes both numbers of each.
+        tensor(unsafe { written(scores) }, [n, 2])
     }
 
     /// In f64 and in the order of the rows: the sum of a large batch loses nothing.
@@ -84,6 +104,7 @@ fn check_classes(classes: &[i32], vocab: usize) {
 }
 
 multiversion!(fn forward_rows(logits: &[f32], vocab: usize, classes: &[i32], losses: &mut [Slot], lse: &mut [Slot]) = forward_body);
+multiversion!(fn score_rows(logits: &[f32], vocab: usize, classes: &[i32], scores: &mut [Slot]) = score_body);
 multiversion!(fn backward_rows(rows: &mut [f32], vocab: usize, classes: &[i32], lse: &[f32], dy: f32) = backward_body);
 
 #[inline(always)]
@@ -99,6 +120,26 @@ fn forward_body<const FMA: bool>(
         let log_sum = m + sum(x, |x| exp::<FMA>(x - m)).ln();
         lse.write(log_sum);
         loss.write(if class == IGNORED { 0.0 } else { log_sum - x[class as usize] });
+    }
+}
+
+#[inline(always)]
+fn score_body<const FMA: bool>(logits: &[f32], vocab: usize, classes: &[i32], scores: &mut [Slot]) {
+    let rows = logits.chunks_exact(vocab).zip(classes);
+    for ((x, &class), scores) in rows.zip(scores.chunks_exact_mut(2)) {
+        let m = max(x);
+        // Scores of many tokens are added up: what a long f32 sum loses would add up, too.
+        let parts = x.chunks(STRETCH).map(|x| f64::from(sum(x, |x| exp::<FMA>(x - m))));
+        let log_sum = parts.sum::<f64>().ln();
+        let (mut loss, mut is_best) = (0.0, false);
+        if class != IGNORED {
+            let (before, at) = (&x[..class as usize], x[class as usize]);
+            loss = (f64::from(m - at) + log_sum) as f32;
+            // Of equal ones the first counts.
+            is_best = at == m && !before.contains(&m);
+        }
+        scores[0].write(loss);
+        scores[1].write(if is_best { 1.0 } else { 0.0 });
     }
 }
 

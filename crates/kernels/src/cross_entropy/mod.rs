@@ -25,6 +25,12 @@ pub(crate) fn fused_token_losses(logits: Tensor<2>, targets: Tensor<1, Int>) -> 
     Tensor::from_dispatch(<Dispatch as CrossEntropyOps>::token_losses(logits, targets))
 }
 
+/// See [`Kernels::token_scores`](crate::Kernels::token_scores).
+pub(crate) fn fused_token_scores(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<2> {
+    let (logits, targets) = (logits.into_dispatch(), targets.into_dispatch());
+    Tensor::from_dispatch(<Dispatch as CrossEntropyOps>::token_scores(logits, targets))
+}
+
 /// The raw kernels of a backend; the default bodies are composed of its own operations.
 pub(crate) trait CrossEntropyKernels: Backend {
     /// Returns the loss of every row, 0 where it is ignored, and its log-sum-exp; both `[n]`.
@@ -33,6 +39,11 @@ pub(crate) trait CrossEntropyKernels: Backend {
         targets: IntTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         composed_rows::<Self>(logits, targets)
+    }
+
+    /// Returns the loss of every row, and 1 where the target is the first of the largest logits; `[n, 2]`.
+    fn token_scores_rows(logits: FloatTensor<Self>, targets: IntTensor<Self>) -> FloatTensor<Self> {
+        composed_scores::<Self>(logits, targets)
     }
 
     /// The sum of `[n]` losses, `[1]`.
@@ -65,6 +76,8 @@ pub(crate) trait CrossEntropyOps: Backend {
     fn cross_entropy(logits: FloatTensor<Self>, targets: IntTensor<Self>) -> FloatTensor<Self>;
     /// See [`Kernels::token_losses`](crate::Kernels::token_losses).
     fn token_losses(logits: FloatTensor<Self>, targets: IntTensor<Self>) -> FloatTensor<Self>;
+    /// See [`Kernels::token_scores`](crate::Kernels::token_scores).
+    fn token_scores(logits: FloatTensor<Self>, targets: IntTensor<Self>) -> FloatTensor<Self>;
 }
 
 impl<B: CrossEntropyKernels> CrossEntropyOps for B {
@@ -74,6 +87,19 @@ impl<B: CrossEntropyKernels> CrossEntropyOps for B {
     fn token_losses(logits: FloatTensor<B>, targets: IntTensor<B>) -> FloatTensor<B> {
         B::cross_entropy_rows(logits, targets).0
     }
+    fn token_scores(logits: FloatTensor<B>, targets: IntTensor<B>) -> FloatTensor<B> {
+        B::token_scores_rows(logits, targets)
+    }
+}
+
+fn composed_scores<B: Backend>(logits: FloatTensor<B>, targets: IntTensor<B>) -> FloatTensor<B> {
+    let [n, _] = logits.shape().dims();
+    let settings = get_or_init_device_settings::<B>(&logits.device());
+    let (losses, _) = composed_rows::<B>(logits.clone(), targets.clone());
+    let best = B::float_argmax(logits, 1, settings.int_dtype); // [n, 1]
+    let is_best = B::int_equal(best, B::int_reshape(targets, [n, 1].into()), settings.bool_dtype);
+    let is_best = B::bool_into_float(is_best, losses.dtype().into());
+    B::float_cat(vec![B::float_reshape(losses, [n, 1].into()), is_best], 1)
 }
 
 /// `lse - logit of the target`, with `lse = max + log sum e^(x - max)`.

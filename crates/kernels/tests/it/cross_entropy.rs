@@ -83,6 +83,36 @@ fn all_rows_ignored_give_zero() {
 }
 
 #[test]
+fn scores_are_losses_and_whether_the_first_of_the_largest_is_meant() {
+    for (n, vocab) in [(1, 1), (7, 31), (40, 64), (5, 5000)] {
+        // Few different values, so that rows have several largest logits.
+        let logits: Vec<f64> = values(n * vocab, 8).iter().map(|x| (x * 2.0).round()).collect();
+        let row = |i: usize| &logits[i * vocab..(i + 1) * vocab];
+        let first = |i: usize| (0..vocab).fold(0, |b, j| if row(i)[j] > row(i)[b] { j } else { b });
+        let last = |i: usize| (0..vocab).fold(0, |b, j| if row(i)[j] >= row(i)[b] { j } else { b });
+        let target = |i: usize| match i % 4 {
+            0 => first(i) as i64,
+            1 => last(i) as i64,
+            2 => (i % vocab) as i64,
+            _ => -1,
+        };
+        let targets: Vec<i64> = (0..n).map(target).collect();
+        let losses = &plain::cross_entropy(&logits, &targets, 1.0)[0];
+        for (kernels, dtype, tolerance, device) in variants() {
+            let x = input::<2>(&logits, [n, vocab], Layout::Dense, dtype, &device).inner();
+            let scores = kernels.token_scores(x, ints(&targets, [n], &device).inner());
+            let scores = host(scores);
+            let of = |k: usize| scores.iter().skip(k).step_by(2).copied().collect::<Vec<f64>>();
+            assert_close(&format!("{kernels:?} {dtype:?} {n}"), &of(0), losses, tolerance);
+            for (i, is_best) in of(1).into_iter().enumerate() {
+                let expected = targets[i] == first(i) as i64;
+                assert_eq!(is_best == 1.0, expected, "{kernels:?} {dtype:?} {device:?} row {i}");
+            }
+        }
+    }
+}
+
+#[test]
 fn token_losses_take_autodiff_tensors_as_constants() {
     let device = Device::flex().autodiff();
     let (logits, targets) = (values(30, 4), targets(3, 10));

@@ -1,7 +1,6 @@
 //! The KV cache: decoding step by step equals the full forward; nothing is copied; limits.
 
 use burn::module::Module;
-use burn::tensor::Tensor;
 use caravan_model::{Forward, Kernels, Positions};
 
 use crate::support::{difference, flex, host, ids, tiny, wide};
@@ -42,39 +41,6 @@ fn last_is_the_last_of_all() {
     let last = model.extend(tokens, &mut model.new_cache(3, 9), Positions::Last);
     assert_eq!(last.dims(), [3, 1, 50]);
     assert!(difference(&host(all.narrow(1, 8, 1)), &host(last)) <= TOLERANCE);
-}
-
-/// Several continuations of each of two prompts, in one pass, against each whole sequence by itself.
-#[test]
-fn a_selected_cache_continues_the_rows_it_was_made_of() {
-    let device = flex();
-    let model = wide(&device);
-    let prompts = ids(2, 7, 50, &device);
-    let mut cache = model.new_cache(2, 7);
-    model.extend(prompts.clone(), &mut cache, Positions::Last);
-    let rows = [1, 0, 1];
-    let rest = ids(3, 5, 50, &device).flip([1]);
-    let mut selected = cache.select(&rows, 5);
-    assert_eq!((selected.batch(), selected.len(), selected.capacity()), (3, 7, 12));
-    let ours = model.extend(rest.clone(), &mut selected, Positions::All);
-    for (i, row) in rows.into_iter().enumerate() {
-        let rest = rest.clone().narrow(0, i, 1);
-        let whole = Tensor::cat(vec![prompts.clone().narrow(0, row, 1), rest], 1);
-        let expected = model.logits(whole, None).narrow(1, 7, 5);
-        let worst = difference(&host(ours.clone().narrow(0, i, 1)), &host(expected));
-        assert!(worst <= TOLERANCE, "row {i}: {worst}");
-    }
-    // The cache it was made of is as it was.
-    let again =
-        host(model.extend(ids(2, 1, 50, &device), &mut cache.select(&[0, 1], 1), Positions::All));
-    let whole = Tensor::cat(vec![prompts, ids(2, 1, 50, &device)], 1);
-    assert!(difference(&again, &host(model.logits(whole, None).narrow(1, 7, 1))) <= TOLERANCE);
-}
-
-#[test]
-#[should_panic(expected = "a row of 2 sequences")]
-fn rows_that_are_not_there_cannot_be_selected() {
-    let _ = wide(&flex()).new_cache(2, 4).select(&[0, 2], 1);
 }
 
 #[test]

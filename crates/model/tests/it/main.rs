@@ -5,6 +5,8 @@
 
 /// Positions that lie in another order.
 mod attend;
+/// Texts that share beginnings, in one row.
+mod branches;
 /// The KV cache: decoding step by step equals the full forward; no copies; limits.
 mod cache;
 /// Classes: the mean over a document, the mix of layers.

@@ -15,6 +15,8 @@ mod layouts;
 mod memory;
 /// A model over ranks, held against the whole one.
 mod ranks;
+/// Reading over ranks.
+mod reader;
 /// Gradients and optimizer steps of transformers.
 mod reference;
 /// A sequence over ranks, held against one rank and against float64.
