@@ -139,7 +139,7 @@ impl Head {
         assert!(self.is_plain(), "losses of tokens are a matter of heads for tokens");
         let [b, s] = targets.dims();
         let (x, targets) = (self.entered(x), targets.reshape([b * s]));
-        let losses = self.in_chunks(x, targets, tied, &|logits, targets| {
+        let losses = self.in_chunks(x, &targets, tied, &|logits, targets| {
             self.ends.vocab.token_losses(self.kernels, logits, targets)
         });
         Tensor::cat(losses, 0).reshape([b, s])
@@ -162,13 +162,14 @@ impl Head {
         tied: Option<Tensor<2>>,
     ) -> Tensor<2> {
         assert!(self.is_plain(), "scores of tokens are a matter of heads for tokens");
+        let device = x.device();
         let int = |values: Vec<i32>| {
-            Tensor::<1, Int>::from_data(TensorData::new(values, [asked.len()]), &x.device())
+            Tensor::<1, Int>::from_data(TensorData::new(values, [asked.len()]), &device)
         };
         let places = int(asked.iter().map(|(place, _)| *place as i32).collect());
         let targets = int(asked.iter().map(|(_, id)| *id as i32).collect());
-        let x = self.entered(x.clone()).select(1, places);
-        let scores = self.in_chunks(x, targets, tied, &|logits, targets| {
+        let x = self.entered(x).select(1, places);
+        let scores = self.in_chunks(x, &targets, tied, &|logits, targets| {
             let logits = self.ends.vocab.gather(logits.unsqueeze_dim(0)).squeeze_dim(0);
             self.kernels.token_scores(logits, targets)
         });
@@ -179,7 +180,7 @@ impl Head {
     fn in_chunks<const D: usize>(
         &self,
         x: Tensor<3>,
-        targets: Tensor<1, Int>,
+        targets: &Tensor<1, Int>,
         tied: Option<Tensor<2>>,
         f: &dyn Fn(Tensor<2>, Tensor<1, Int>) -> Tensor<D>,
     ) -> Vec<Tensor<D>> {

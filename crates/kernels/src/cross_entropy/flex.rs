@@ -129,8 +129,11 @@ fn score_body<const FMA: bool>(logits: &[f32], vocab: usize, classes: &[i32], sc
     for ((x, &class), scores) in rows.zip(scores.chunks_exact_mut(2)) {
         let m = max(x);
         // Scores of many tokens are added up: what a long f32 sum loses would add up, too.
-        let parts = x.chunks(STRETCH).map(|x| f64::from(sum(x, |x| exp::<FMA>(x - m))));
-        let log_sum = parts.sum::<f64>().ln();
+        let mut total = 0.0f64;
+        for x in x.chunks(STRETCH) {
+            total += f64::from(sum(x, |x| exp::<FMA>(x - m)));
+        }
+        let log_sum = total.ln();
         let (mut loss, mut is_best) = (0.0, false);
         if class != IGNORED {
             let (before, at) = (&x[..class as usize], x[class as usize]);
