@@ -132,9 +132,12 @@ mod tests {
         assert_eq!(branches.n_tokens(), 15);
         assert_eq!(branches.positions(), [0..4, 4..6, 4..7, 0..5, 7..8]);
         // What lies side by side is one range.
-        assert_eq!(branches.seen(first), [0..6]);
-        assert_eq!(branches.seen(second), [0..4, 6..9]);
-        assert_eq!(branches.seen(other), [9..14]);
-        assert_eq!(branches.seen(deeper), [0..4, 6..9, 14..15]);
+        let seen = |part| -> Vec<(usize, usize)> {
+            branches.seen(part).into_iter().map(|range| (range.start, range.end)).collect()
+        };
+        assert_eq!(seen(first), [(0, 6)]);
+        assert_eq!(seen(second), [(0, 4), (6, 9)]);
+        assert_eq!(seen(other), [(9, 14)]);
+        assert_eq!(seen(deeper), [(0, 4), (6, 9), (14, 15)]);
     }
 }
