@@ -156,7 +156,7 @@ fn tuning_and_stages() {
     tune("classify", "a.tsv", &["class_weights=far:2"], &["no class `far`", "down:1,up:2"]);
     tune("classify", "a.tsv", &["pool=max"], &["pool = max", "last, mean"]);
     tune("classify", "a.tsv", &["--ranks", "3", "micro_batch=8"], &["3 data-parallel ranks"]);
-    tune("classify", "a.tsv", &["tensor_parallel=2", "--ranks", "2"], &["tensor_parallel = 2"]);
+    tune("classify", "a.tsv", &["tensor_parallel=5", "--ranks", "5"], &["= 5 does not divide"]);
     tune("classify", "a.tsv", &["--adapter", "x"], &["--adapter x", "caravan export"]);
     tune("instruct", "q.jsonl", &[], &["`q.jsonl` line 1", "question"]);
     tune("instruct", "c.jsonl", &[], &["no chat template", "--chat-template"]);

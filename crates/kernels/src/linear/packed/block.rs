@@ -19,8 +19,7 @@ pub(super) unsafe fn block_at<E: Engine>(
     add: bool,
 ) {
     let (rows, columns) = (E::ROWS.min(c.rows - i), E::COLUMNS.min(c.columns - j));
-    // SAFETY: the block begins inside the result.
-    let at = unsafe { c.start.add(i * c.columns + j) };
+    let at = c.at(i, j);
     if columns == E::COLUMNS && (rows == E::ROWS || E::ANY_ROWS) {
         multiply(at, c.columns, rows, add);
         return;

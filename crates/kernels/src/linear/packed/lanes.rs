@@ -66,7 +66,7 @@ impl<'a> Lanes<'a> {
 /// The result, written in disjoint blocks by many tasks.
 #[derive(Clone, Copy)]
 pub(super) struct Output {
-    pub(super) start: *mut f32,
+    start: *mut f32,
     pub(super) rows: usize,
     pub(super) columns: usize,
 }
@@ -79,5 +79,10 @@ unsafe impl Sync for Output {}
 impl Output {
     pub(super) fn new(slots: &mut [Slot], columns: usize) -> Self {
         Self { start: slots.as_mut_ptr().cast(), rows: slots.len() / columns, columns }
+    }
+
+    /// Where the element of row `i` and column `j` lies.
+    pub(super) fn at(self, i: usize, j: usize) -> *mut f32 {
+        self.start.wrapping_add(i * self.columns + j)
     }
 }

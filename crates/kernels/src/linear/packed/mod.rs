@@ -32,7 +32,7 @@ use crate::simd::{Isa, isa};
 use amx::Amx;
 use lanes::{Lanes, Output, Role};
 use product::product;
-use vector::{Avx2, Avx512};
+use vector::{Avx2, Avx512, few};
 
 /// bf16 that make an f32.
 const SPLIT: usize = 3;
@@ -115,6 +115,7 @@ pub(super) fn matrix_product(
     let rounds = is_large && precision == Precision::Bf16;
     match (isa(), rounds) {
         _ if !vector::takes(&a.shape(), &b.shape()) => None,
+        (Isa::V4, _) if a.shape()[0] <= few::MOST => Some(with(a, b, few::product)),
         (Isa::V4, false) => Some(with(a, b, vector::product::<Avx512, false>)),
         (Isa::V4, true) => Some(with(a, b, vector::product::<Avx512, true>)),
         (Isa::V3, false) => Some(with(a, b, vector::product::<Avx2, false>)),

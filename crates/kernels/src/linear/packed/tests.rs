@@ -5,7 +5,7 @@ use burn::backend::ops::FloatTensorOps;
 use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::TensorData;
 
-use super::vector::{Fma, narrow};
+use super::vector::{Fma, few, narrow};
 use super::{Amx, Avx2, Avx512, Isa, SPLIT, amx, isa, product, with};
 use crate::flex_data::{floats, tensor};
 
@@ -26,12 +26,13 @@ fn vectors(name: &str) -> Vec<(&'static str, Product)> {
         ("AVX2", |a, b| with(a, b, product::<Fma<Avx2, false>>)),
         ("AVX2, few rows", |a, b| with(a, b, narrow::product::<Avx2, false>)),
     ];
-    let avx512: [(&str, Product); 2] = [
+    let avx512: [(&str, Product); 3] = [
         ("AVX-512", |a, b| with(a, b, product::<Fma<Avx512, false>>)),
         ("AVX-512, few rows", |a, b| with(a, b, narrow::product::<Avx512, false>)),
+        ("AVX-512, three rows at once", |a, b| with(a, b, few::product)),
     ];
     match isa() {
-        Isa::V4 => [avx2, avx512].concat(),
+        Isa::V4 => avx2.into_iter().chain(avx512).collect(),
         Isa::V3 => {
             eprintln!("NOT RUN: {name}: this CPU has no AVX-512");
             avx2.to_vec()
@@ -265,7 +266,7 @@ fn vectors_of_rounded_factors() {
         ("AVX2", |a, b| with(a, b, product::<Fma<Avx2, true>>)),
         ("AVX2, few rows", |a, b| with(a, b, narrow::product::<Avx2, true>)),
     ];
-    let here = vectors("vectors_of_rounded_factors").len();
+    let here = vectors("vectors_of_rounded_factors").len().min(4);
     for (name, multiply) in plain.into_iter().chain(bf16).take(here) {
         for (case, (m, n, k)) in SHAPES.into_iter().enumerate() {
             for layout in 0..4 {

@@ -5,6 +5,7 @@
 
 mod avx2;
 mod avx512;
+pub(super) mod few;
 pub(super) mod narrow;
 mod pack;
 
@@ -14,6 +15,7 @@ use burn::tensor::Shape;
 
 use super::Engine;
 use super::lanes::{Lanes, Output, Role};
+use crate::simd::{Isa, isa};
 
 pub(super) use avx2::Avx2;
 pub(super) use avx512::Avx512;
@@ -22,7 +24,7 @@ pub(super) use avx512::Avx512;
 const KC: usize = 256;
 /// Below this many multiplications a call is over before cutting it pays.
 const SMALLEST: usize = 16 * 1024;
-/// Products of fewer rows are those of a matrix and a vector or two, which Burn does better.
+/// Without AVX-512, products of fewer rows are those of a matrix and a vector or two, which Burn does better.
 const FEWEST: usize = 4;
 /// With more rows than this the right factor is worth packing for all of them.
 const NARROW: usize = 64;
@@ -106,7 +108,8 @@ impl<V: Vector, const ROUND: bool> Engine for Fma<V, ROUND> {
 /// Whether `[m, k] x [k, n]` is worth it.
 pub(super) fn takes(a: &Shape, b: &Shape) -> bool {
     let (m, k, n) = (a[0], a[1], b[1]);
-    m >= FEWEST && n >= Avx2::COLUMNS && m * k * n >= SMALLEST
+    let is_few = m < FEWEST && isa() != Isa::V4;
+    !is_few && n >= Avx2::COLUMNS && m * k * n >= SMALLEST
 }
 
 /// `c = a b`.
