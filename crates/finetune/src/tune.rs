@@ -58,7 +58,7 @@ pub enum Ended<T> {
 }
 
 /// What happens while a model is trained, at every measurement.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Progress<S> {
     /// Updates done.
     pub step: u64,
@@ -131,10 +131,13 @@ struct Position<S> {
     nats: f64,
     targets: u64,
     secs: f64,
+    /// The last measurement, which whoever was killed may not have told.
+    told: Option<Progress<S>>,
 }
 
 /// Trains `model`, whose frozen parameters are so already. `identity` is what has to be the same to go on; `layout` was
-/// checked. Called by all ranks; the first one's `on_progress` is called after every measurement.
+/// checked. Called by all ranks; the first one's `on_progress` is called after every measurement, and when a run goes on for the
+/// last one again.
 pub(crate) fn tune<J: Job>(
     job: &mut J,
     model: Llama,
@@ -170,6 +173,11 @@ pub(crate) fn tune<J: Job>(
         steps: plan.steps,
         ..ScheduleConfig::default()
     })?;
+    if let Some(progress) = &at.told
+        && !tell(progress, &ranks, on_progress)?
+    {
+        return Ok(Ended::Assisted);
+    }
     let (begun, before) = (Instant::now(), at.secs);
     while at.step < plan.steps && !plan.is_enough(at.since_best) {
         if ranks.any(session.stop.load(Ordering::Relaxed)) {
@@ -221,12 +229,10 @@ pub(crate) fn tune<J: Job>(
         } else {
             at.since_best += 1;
         }
+        at.told = Some(progress.clone());
         save(&engine, &optimizer, &at, identity, session, &ranks)?;
         // After the state is safe: what is told has happened.
-        let told = if ranks.is_first() { on_progress(&progress) } else { Ok(()) };
-        let failed = ranks.any(told.is_err());
-        told?;
-        if failed {
+        if !tell(&progress, &ranks, on_progress)? {
             return Ok(Ended::Assisted);
         }
     }
@@ -246,6 +252,17 @@ pub(crate) fn tune<J: Job>(
     Ok(Ended::Finished(Box::new(Outcome { model, scores, best_step, steps: at.step, seq_len })))
 }
 
+/// Tells the first rank's caller, and all ranks whether that went well.
+fn tell<S>(
+    progress: &Progress<S>,
+    ranks: &Ranks,
+    on_progress: &mut dyn FnMut(&Progress<S>) -> Result<()>,
+) -> Result<bool> {
+    let told = if ranks.is_first() { on_progress(progress) } else { Ok(()) };
+    let failed = ranks.any(told.is_err());
+    told.map(|()| !failed)
+}
+
 fn begin<S: DeserializeOwned>(
     engine: &mut Engine,
     optimizer: AdamW,
@@ -255,7 +272,8 @@ fn begin<S: DeserializeOwned>(
 ) -> Result<(AdamW, Position<S>)> {
     let opened = caravan_checkpoint::open_latest_lazy(session.state);
     let Some(checkpoint) = ranks.agree(opened.map_err(caravan_train::TrainError::from))? else {
-        let at = Position { step: 0, best: None, since_best: 0, nats: 0.0, targets: 0, secs: 0.0 };
+        let (step, since_best, nats, targets, secs) = (0, 0, 0.0, 0, 0.0);
+        let at = Position { step, best: None, since_best, nats, targets, secs, told: None };
         return Ok((optimizer, at));
     };
     let file = |problem: &str| FinetuneError::File {

@@ -1,7 +1,7 @@
 //! What every kind of fine-tuning shares: settings, ranks, the folder with the state of a run, and its measurements.
 
 use std::fs::OpenOptions;
-use std::io::Write as _;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -147,7 +147,8 @@ pub(crate) fn load(
     Ok((loaded, model))
 }
 
-/// The measurements of a run, a JSON line each, those of an interrupted one in front.
+/// The measurements of a run, a JSON line each, those of an interrupted one in front: each once, also where the program was
+/// killed before it wrote the last one, or in the middle of it.
 #[derive(Debug)]
 pub(crate) struct Rows {
     path: PathBuf,
@@ -169,13 +170,31 @@ impl Rows {
             Some(file) => file,
             None => {
                 let mut options = OpenOptions::new();
-                options.create(true).append(*resume).write(true).truncate(!*resume);
-                let opened = options.open(&*path);
+                options.create(true).read(true).write(true).truncate(!*resume);
+                let opened = options.open(&*path).and_then(|file| behind_earlier(file, row));
                 file.insert(opened.with_context(|| format!("opening {}", path.display()))?)
             }
         };
         writeln!(file, "{row}").with_context(|| format!("writing {}", path.display()))
     }
+}
+
+/// The file, cut behind the lines of steps before that of `row`.
+fn behind_earlier(
+    mut file: std::fs::File,
+    row: &serde_json::Value,
+) -> std::io::Result<std::fs::File> {
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    let is_earlier = |line: &&str| {
+        let earlier = serde_json::from_str::<serde_json::Value>(line).ok();
+        let step = earlier.and_then(|earlier| earlier["step"].as_u64());
+        line.ends_with('\n') && step.is_some_and(|step| Some(step) < row["step"].as_u64())
+    };
+    let kept: usize = text.split_inclusive('\n').take_while(is_earlier).map(str::len).sum();
+    file.set_len(kept as u64)?;
+    file.seek(SeekFrom::Start(kept as u64))?;
+    Ok(file)
 }
 
 /// A measurement as a line for people; `scores` is what was measured.
@@ -188,4 +207,33 @@ pub(crate) fn show<S>(progress: &Progress<S>, scores: &str) -> String {
         if progress.is_best { " *" } else { "" },
         caravan_train::clock(progress.secs)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_measurement_is_there_once() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let row = |step: u64| serde_json::json!({ "step": step, "loss": 0.5 });
+        let text = || std::fs::read_to_string(dir.path().join("metrics.jsonl")).expect("a file");
+        let lines = |steps: &[u64]| -> String {
+            steps.iter().map(|step| format!("{}\n", row(*step))).collect()
+        };
+        let mut rows = Rows::new(dir.path(), false);
+        [3, 6].iter().for_each(|step| rows.write(&row(*step)).expect("a line"));
+        assert_eq!(text(), lines(&[3, 6]));
+        // Told again, and going on; then killed in the middle of a line.
+        let mut rows = Rows::new(dir.path(), true);
+        [6, 9].iter().for_each(|step| rows.write(&row(*step)).expect("a line"));
+        assert_eq!(text(), lines(&[3, 6, 9]));
+        let torn = lines(&[3, 6]) + "{\"step\":9,\"lo";
+        std::fs::write(dir.path().join("metrics.jsonl"), torn).expect("written");
+        Rows::new(dir.path(), true).write(&row(9)).expect("a line");
+        assert_eq!(text(), lines(&[3, 6, 9]));
+        // A run that begins again.
+        Rows::new(dir.path(), false).write(&row(3)).expect("a line");
+        assert_eq!(text(), lines(&[3]));
+    }
 }
