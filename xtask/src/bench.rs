@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: `train` is a command of `caravan`, every other name a criterion bench of
+//! `cargo xtask bench`: `train` and `decode` are commands of `caravan`, every other name a criterion bench of
 //! `benches/`.
 
 use std::ffi::OsString;
@@ -11,11 +11,14 @@ use crate::launch::{self, Needs};
 use crate::project::{self, Project};
 use crate::setup;
 
-/// Measures: `bench train` is caravan's own, other names are criterion benches.
+/// What `caravan bench` measures itself.
+const OWN: [&str; 2] = ["train", "decode"];
+
+/// Measures: `bench train` and `bench decode` are caravan's own, other names are criterion benches.
 #[derive(clap::Args, Debug)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Args {
-    /// `train` with its arguments, or the name of a bench (none: all), `--device D` (repeatable)
+    /// `train` or `decode` with its arguments, or the name of a bench (none: all), `--device D` (repeatable)
     /// and arguments for criterion
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "NAME")]
     words: Vec<OsString>,
@@ -26,7 +29,7 @@ pub(crate) struct Args {
 /// # Errors
 /// When there is no such bench, or it fails.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    if args.words.first().is_some_and(|word| word == "train") {
+    if args.words.first().is_some_and(|word| OWN.iter().any(|own| word == own)) {
         let mut words = vec![OsString::from("bench")];
         words.extend(args.words.iter().cloned());
         return launch::run(&words);
@@ -37,7 +40,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if let Some(name) = &name
         && !names.contains(name)
     {
-        bail!("no bench `{name}`\nhelp: there are: train, {}", names.join(", "));
+        bail!("no bench `{name}`\nhelp: there are: {}, {}", OWN.join(", "), names.join(", "));
     }
     let wanted = name.map_or(names, |name| vec![name]);
     let needs = Needs::of(rest);

@@ -25,6 +25,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("data", "Build, inspect and verify shards; print the batch of a step"),
     ("export", "Write a run in Hugging Face form"),
     ("bench train", "Tokens per second of training"),
+    ("bench decode", "Tokens per second of writing, beside the memory's bandwidth"),
 ];
 
 /// The part of `cargo xtask --help` about the commands of `caravan`.

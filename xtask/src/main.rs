@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo xtask train ...   launch.rs   build `caravan` with the features the device needs, hand over
-//! cargo xtask bench ...   bench.rs    the same for `bench train`; criterion for the other names
+//! cargo xtask bench ...   bench.rs    the same for `bench train` and `bench decode`; criterion for other names
 //! cargo xtask setup       setup.rs    native needs: cmake, a C++ compiler; --mpi and --tch theirs
 //! cargo xtask test        test.rs     every test, doc test and example, with one summary
 //! cargo xtask tidy        tidy.rs     import table and house rules

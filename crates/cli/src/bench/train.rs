@@ -1,37 +1,21 @@
-//! `caravan bench train`: tokens per second of a whole update, comparable with PyTorch on the same shapes.
+//! `bench train`: tokens per second of a whole update, comparable with PyTorch on the same shapes.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use burn::tensor::{Int, Tensor, TensorData};
 use caravan_model::Kernels;
-use caravan_model::{Llama, SpecialIds, WeightDtype, load_hf, preset, save_hf};
+use caravan_model::{Llama, SpecialIds, WeightDtype, load_hf, save_hf};
 use caravan_optim::{AdamW, AdamWConfig, ParamGroups, Placement};
-use caravan_parallel::{Activations, MicroBatch};
+use caravan_parallel::Activations;
 use caravan_train::{StepSettings, for_inference, step};
-use clap::Subcommand;
 
+use super::{batch, shape};
 use crate::output;
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Training throughput of a preset.
-    #[command(after_help = "Examples:
-  caravan bench train --preset 8m --dtype bf16
-  caravan bench train --preset 46m --steps 20 --recompute")]
-    Train(TrainArgs),
-}
-
-#[derive(Debug, clap::Args)]
-struct TrainArgs {
+pub(super) struct Args {
     /// Where to compute; may be given several times.
     #[arg(long, default_values_t = ["flex".to_owned()])]
     device: Vec<String>,
@@ -58,15 +42,14 @@ struct TrainArgs {
     recompute: bool,
 }
 
-pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let Command::Train(args) = &args.command;
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
     for device in &args.device {
         train(args, device)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn train(args: &TrainArgs, device_name: &str) -> Result<()> {
+fn train(args: &Args, device_name: &str) -> Result<()> {
     if args.steps < 3 {
         bail!("--steps {}: the first two steps do not count\nhelp: give at least 3", args.steps);
     }
@@ -79,9 +62,8 @@ fn train(args: &TrainArgs, device_name: &str) -> Result<()> {
         }
         _ => Kernels::Reference,
     };
-    let (seq_len, rows) = if args.preset == "8m" { (256, 8) } else { (512, 4) };
-    let mut config = preset(&args.preset)?;
-    config.max_seq_len = seq_len;
+    let (config, rows) = shape(&args.preset)?;
+    let seq_len = config.max_seq_len;
     let mut model = match &args.weights {
         Some(dir) => load_hf(dir, kernels, &device)?.0,
         None => Llama::init(&config, 0, kernels, &device)?,
@@ -136,22 +118,4 @@ fn train(args: &TrainArgs, device_name: &str) -> Result<()> {
         output::line(&format!("losses {}", losses.join(" ")))?;
     }
     Ok(())
-}
-
-/// The token stream that every framework in the comparison sees.
-fn batch(rows: usize, seq_len: usize, vocab: usize, device: &burn::tensor::Device) -> MicroBatch {
-    let token = |i: usize| ((i * 7919 + i / 3 * 31) % vocab) as i32;
-    let at = |shift: usize| -> Vec<i32> {
-        (0..rows)
-            .flat_map(|r| (0..seq_len).map(move |t| token(r * (seq_len + 1) + t + shift)))
-            .collect()
-    };
-    let tensor =
-        |values| Tensor::<2, Int>::from_data(TensorData::new(values, [rows, seq_len]), device);
-    MicroBatch {
-        tokens: tensor(at(0)),
-        targets: tensor(at(1)),
-        document_starts: None,
-        n_targets: (rows * seq_len) as u64,
-    }
 }
