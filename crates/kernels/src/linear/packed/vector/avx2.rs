@@ -17,7 +17,7 @@ impl Vector for Avx2 {
 
     unsafe fn pack<const ROUND: bool>(lanes: Lanes<'_>, width: usize, out: *mut f32) {
         // SAFETY: the caller's promises.
-        unsafe { pack::plain::<ROUND>(lanes, width, out) };
+        unsafe { pack::half::<ROUND>(lanes, width, out) };
     }
 
     unsafe fn multiply(

@@ -5,41 +5,95 @@ use std::arch::x86_64::*;
 use super::super::lanes::Lanes;
 use super::super::registers::{round, transpose};
 
-/// Inner indices that are copied lane by lane before the next ones: a few cache lines of the panel.
-const STRETCH: usize = 16;
+/// Lanes of a register of AVX2.
+const HALF: usize = 8;
 
-/// [`Vector::pack`](super::Vector::pack), one number at a time.
+/// [`Vector::pack`](super::Vector::pack), eight numbers at a time.
 ///
 /// # Safety
-/// `out` has room for `width` times the lanes' length, and nobody else touches it.
-pub(super) unsafe fn plain<const ROUND: bool>(lanes: Lanes<'_>, width: usize, out: *mut f32) {
-    let Lanes { start, n, length, lane_step, inner_step, .. } = lanes;
-    // SAFETY: all reads lie inside the lanes, all writes inside the panel.
-    unsafe {
-        if n < width {
-            std::slice::from_raw_parts_mut(out, width * length).fill(0.0);
-        }
-        if lane_step == 1 {
-            for p in 0..length {
-                let from = std::slice::from_raw_parts(start.add(p * inner_step), n);
-                let to = std::slice::from_raw_parts_mut(out.add(p * width), n);
-                for (to, from) in to.iter_mut().zip(from) {
-                    *to = seen::<ROUND>(*from);
-                }
-            }
-            return;
-        }
-        for first in (0..length).step_by(STRETCH) {
-            let stretch = STRETCH.min(length - first);
-            for lane in 0..n {
-                let from = std::slice::from_raw_parts(start.add(lane * lane_step + first), stretch);
-                let to = out.add(first * width + lane);
-                for (p, from) in from.iter().enumerate() {
-                    *to.add(p * width) = seen::<ROUND>(*from);
+/// As there, with `avx2`.
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn half<const ROUND: bool>(lanes: Lanes<'_>, width: usize, out: *mut f32) {
+    for first in (0..width).step_by(HALF) {
+        let n = lanes.n.saturating_sub(first).min(HALF);
+        let room = HALF.min(width - first);
+        // The address may lie past the data where no lane is left; it is not read then.
+        let start = lanes.start.wrapping_add(first * lanes.lane_step);
+        let out = out.wrapping_add(first);
+        let at = |lane: usize, p: usize| {
+            start.wrapping_add(lane * lanes.lane_step + p * lanes.inner_step)
+        };
+        // SAFETY: reads lie inside the lanes and their length, writes inside the panel.
+        unsafe {
+            let mut p = 0;
+            while p < lanes.length {
+                let to = out.add(p * width);
+                if lanes.lane_step == 1 && n == HALF {
+                    write::<ROUND>(_mm256_loadu_ps(at(0, p)), room, to);
+                    p += 1;
+                } else if lanes.lane_step != 1 && p + HALF <= lanes.length {
+                    let mut rows = [_mm256_setzero_ps(); HALF];
+                    for (lane, row) in rows.iter_mut().enumerate().take(n) {
+                        *row = _mm256_loadu_ps(at(lane, p));
+                    }
+                    transpose_half(&mut rows);
+                    for (i, row) in rows.into_iter().enumerate() {
+                        write::<ROUND>(row, room, to.add(i * width));
+                    }
+                    p += HALF;
+                } else {
+                    for lane in 0..room {
+                        let x = if lane < n { seen::<ROUND>(*at(lane, p)) } else { 0.0 };
+                        *to.add(lane) = x;
+                    }
+                    p += 1;
                 }
             }
         }
     }
+}
+
+/// Writes the first `room` numbers.
+///
+/// # Safety
+/// There is room for them, and the CPU has AVX2.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn write<const ROUND: bool>(x: __m256, room: usize, to: *mut f32) {
+    let mut all = [0.0f32; HALF];
+    // SAFETY: the caller's room; `all` is a register long.
+    unsafe {
+        if room == HALF && !ROUND {
+            _mm256_storeu_ps(to, x);
+            return;
+        }
+        _mm256_storeu_ps(all.as_mut_ptr(), x);
+        for (i, x) in all.into_iter().enumerate().take(room) {
+            *to.add(i) = seen::<ROUND>(x);
+        }
+    }
+}
+
+/// Transposes a matrix of 8 by 8: pairs, then fours, then halves.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn transpose_half(r: &mut [__m256; HALF]) {
+    let mut t = *r;
+    for i in 0..4 {
+        t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+    }
+    for i in 0..2 {
+        r[4 * i] = _mm256_shuffle_ps::<0x44>(t[4 * i], t[4 * i + 2]);
+        r[4 * i + 1] = _mm256_shuffle_ps::<0xee>(t[4 * i], t[4 * i + 2]);
+        r[4 * i + 2] = _mm256_shuffle_ps::<0x44>(t[4 * i + 1], t[4 * i + 3]);
+        r[4 * i + 3] = _mm256_shuffle_ps::<0xee>(t[4 * i + 1], t[4 * i + 3]);
+    }
+    for i in 0..4 {
+        t[i] = _mm256_permute2f128_ps::<0x20>(r[i], r[4 + i]);
+        t[4 + i] = _mm256_permute2f128_ps::<0x31>(r[i], r[4 + i]);
+    }
+    *r = t;
 }
 
 /// The number, or the nearest bf16, ties to even.
