@@ -172,20 +172,29 @@ pub fn narrow<M: Module>(
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let cut = (self.range)(&self.path.dotted(), &param.val().dims());
             let Some((dim, range)) = cut else { return param };
-            let (id, value, mapper) = param.consume();
-            let (is_autodiff, is_trained) = (value.is_autodiff(), value.is_require_grad());
-            let value = value.inner();
-            let (device, dtype) = (value.device(), value.dtype());
-            // A view would keep all of it.
-            let part = value.narrow(dim, range.start, range.len()).into_data();
-            let mut value: Tensor<D> = Tensor::from_data(part, (&device, dtype));
-            if is_autodiff {
-                value = Tensor::from_inner(value).set_require_grad(is_trained);
-            }
-            Param::from_mapped_value(id, value, mapper)
+            remake(param, |value| {
+                let (device, dtype) = (value.device(), value.dtype());
+                // A view would keep all of it.
+                let part = value.narrow(dim, range.start, range.len()).into_data();
+                Tensor::from_data(part, (&device, dtype))
+            })
         }
     }
     module.map(&mut Narrow { path: Path::default(), range })
+}
+
+/// Puts another plain value into a parameter; its id and whether gradients are recorded stay as they were.
+pub fn remake<const D: usize>(
+    param: Param<Tensor<D>>,
+    f: impl FnOnce(Tensor<D>) -> Tensor<D>,
+) -> Param<Tensor<D>> {
+    let (id, value, mapper) = param.consume();
+    let (is_autodiff, is_trained) = (value.is_autodiff(), value.is_require_grad());
+    let mut value = f(value.inner());
+    if is_autodiff {
+        value = Tensor::from_inner(value).set_require_grad(is_trained);
+    }
+    Param::from_mapped_value(id, value, mapper)
 }
 
 fn mapped<M: Module>(
@@ -209,18 +218,14 @@ fn mapped<M: Module>(
             if self.only_trained && is_frozen(&param.val()) {
                 return param;
             }
-            let (id, value, mapper) = param.consume();
-            let (is_autodiff, is_trained) = (value.is_autodiff(), value.is_require_grad());
-            let dims = value.dims();
-            let n: usize = dims.iter().product();
             let path = self.path.dotted();
-            let flat = (self.f)(&path, &dims, value.inner().reshape([n]));
-            assert_eq!(flat.dims(), [n], "{path} has {n} elements and must keep them");
-            let mut value: Tensor<D> = flat.inner().reshape(dims);
-            if is_autodiff {
-                value = Tensor::from_inner(value).set_require_grad(is_trained);
-            }
-            Param::from_mapped_value(id, value, mapper)
+            remake(param, |value| {
+                let dims = value.dims();
+                let n: usize = dims.iter().product();
+                let flat = (self.f)(&path, &dims, value.reshape([n]));
+                assert_eq!(flat.dims(), [n], "{path} has {n} elements and must keep them");
+                flat.inner().reshape(dims)
+            })
         }
     }
     module.map(&mut Map { only_trained, path: Path::default(), f })

@@ -6,6 +6,7 @@ use std::ops::Range;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use caravan_collective::Communicator;
+use caravan_model::params::remake;
 use caravan_model::{Block, Embed, Head, Llama, LlamaConfig};
 
 use crate::executor::{Segment, Weights};
@@ -326,18 +327,4 @@ fn fill<M: Module>(module: M, layout: &SegmentLayout, values: &[f32], device: &D
 /// Frozen weights are on every rank, and never change.
 fn is_frozen<const D: usize>(value: &Tensor<D>) -> bool {
     value.is_autodiff() && !value.is_require_grad()
-}
-
-/// Puts another plain value into a parameter; whether gradients are recorded stays as it was.
-fn remake<const D: usize>(
-    param: Param<Tensor<D>>,
-    f: impl FnOnce(Tensor<D>) -> Tensor<D>,
-) -> Param<Tensor<D>> {
-    let (id, value, mapper) = param.consume();
-    let (is_autodiff, is_trained) = (value.is_autodiff(), value.is_require_grad());
-    let mut value = f(value.inner());
-    if is_autodiff {
-        value = Tensor::from_inner(value).set_require_grad(is_trained);
-    }
-    Param::from_mapped_value(id, value, mapper)
 }

@@ -40,3 +40,8 @@ pub(super) fn transpose(r: &mut [__m512i; 16]) {
         r[12 + i] = _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0xdd);
     }
 }
+
+/// The first `n` of 16.
+pub(super) fn mask(n: usize) -> __mmask16 {
+    ((1u32 << n) - 1) as u16
+}

@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 use rayon::prelude::*;
 
 use super::super::lanes::{Lanes, Output};
-use super::super::registers::transpose;
+use super::super::registers::{mask, transpose};
 
 /// Rows at once.
 pub(in super::super) const MOST: usize = 3;
@@ -139,9 +139,4 @@ unsafe fn along<const R: usize>(
             _mm512_mask_storeu_ps(c.add(i * c_step), mask(right.n), sum);
         }
     }
-}
-
-/// The first `n` of 16.
-fn mask(n: usize) -> __mmask16 {
-    ((1u32 << n) - 1) as u16
 }

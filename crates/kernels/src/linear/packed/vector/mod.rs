@@ -5,6 +5,7 @@
 
 mod avx2;
 mod avx512;
+mod block;
 pub(super) mod few;
 pub(super) mod narrow;
 mod pack;

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::super::lanes::Lanes;
-use super::super::registers::{round, transpose};
+use super::super::registers::{mask, round, transpose};
 
 /// Lanes of a register of AVX2.
 const HALF: usize = 8;
@@ -156,11 +156,6 @@ pub(super) unsafe fn wide<const ROUND: bool>(lanes: Lanes<'_>, width: usize, out
 
 /// How many inner indices ahead of its use a row across the lanes is fetched.
 const AHEAD: usize = 16;
-
-/// The first `n` of 16.
-fn mask(n: usize) -> __mmask16 {
-    ((1u32 << n) - 1) as u16
-}
 
 /// As [`seen`], of a register.
 #[inline]
